@@ -1,0 +1,18 @@
+"""Strict JAX for every test: double precision, no silent rank promotion, warnings are errors.
+
+Float32 has its own cases; they ask for it explicitly. Set before any test module creates an array.
+"""
+
+import jax
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _bounded_memory():
+    """Programs compiled by one module are of no use to the next."""
+    yield
+    jax.clear_caches()

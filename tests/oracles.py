@@ -1,0 +1,180 @@
+"""Independent oracles: plain numpy in float64, written from the formulas, never from dlnjax's code.
+
+Append-only; a function here imports nothing from the package it judges.
+"""
+
+import numpy as np
+
+
+def product(layers):
+    """W_N ... W_1 by a plain loop over two-dimensional layers."""
+    result = np.eye(layers[0].shape[1])
+    for layer in layers:
+        result = layer @ result
+    return result
+
+
+def square_loss(layers, x, y):
+    """1/2 ||W_N ... W_1 X - Y||_F^2, straight from the data."""
+    return 0.5 * np.sum((product(layers) @ x - y) ** 2)
+
+
+def complex_step_gradients(loss, layers, step=1e-30):
+    """d loss / d W_i entry by entry, by complex-step differentiation (no cancellation)."""
+    gradients = []
+    for i, layer in enumerate(layers):
+        gradient = np.zeros_like(layer)
+        for index in np.ndindex(layer.shape):
+            moved = [w.astype(complex) for w in layers]
+            moved[i][index] += 1j * step
+            gradient[index] = np.imag(loss(moved)) / step
+        gradients.append(gradient)
+    return gradients
+
+
+def complex_square_loss(x, y):
+    """The square loss as an analytic function of complex layers (no conjugation)."""
+
+    def loss(layers):
+        residual = x.astype(complex)
+        for layer in layers:
+            residual = layer @ residual
+        residual = residual - y
+        return 0.5 * np.sum(residual * residual)
+
+    return loss
+
+
+def polar(matrix):
+    """The nearest orthonormal matrix, from the singular value decomposition."""
+    left, _, right = np.linalg.svd(matrix, full_matrices=False)
+    return left @ right
+
+
+def random_orthonormal(rng, rows, columns):
+    """An orthonormal matrix, tall or wide."""
+    return polar(rng.standard_normal((rows, columns)))
+
+
+def tangent(point, vector):
+    """Orthogonal projection on the tangent space of the Stiefel manifold, tall or wide."""
+    if point.shape[0] >= point.shape[1]:
+        inner = point.T @ vector
+        return vector - point @ (inner + inner.T) / 2
+    inner = vector @ point.T
+    return vector - (inner + inner.T) / 2 @ point
+
+
+def riemannian_step(layers, gradient_of_product, steps):
+    """One step of Riemannian gradient descent, layer by layer: W_1 free, the others polar-retracted."""
+    g_product = gradient_of_product(product(layers))
+    moved = []
+    for i, layer in enumerate(layers):
+        behind = product(layers[i + 1 :]) if i + 1 < len(layers) else np.eye(layer.shape[0])
+        before = product(layers[:i]) if i else np.eye(layer.shape[1])
+        gradient = behind.T @ g_product @ before.T
+        if i == 0:
+            moved.append(layer - steps[0] * gradient)
+        else:
+            moved.append(polar(layer - steps[i] * tangent(layer, gradient)))
+    return moved
+
+
+# --- theory: rates -----------------------------------------------------------------------------------
+
+
+def tangent_basis(w, free=False):
+    """Columns: an orthonormal basis of the tangent space at w (of everything where free), row-major vectors.
+
+    From the null space of the constraint's differential, so it shares nothing with a projection formula.
+    """
+    n, p = w.shape
+    if free:
+        return np.eye(n * p)
+    tall = n >= p
+    rows = []
+    for k in range(n * p):
+        e = np.zeros(n * p)
+        e[k] = 1
+        xi = e.reshape(n, p)
+        change = xi.T @ w + w.T @ xi if tall else xi @ w.T + w @ xi.T
+        rows.append(change.ravel())
+    _, s, vt = np.linalg.svd(np.array(rows).T)
+    return vt[np.sum(s > 1e-10) :].T
+
+
+def chain_product(layers):
+    out = np.eye(layers[0].shape[1])
+    for w in layers:
+        out = w @ out
+    return out
+
+
+def product_jacobian(layers, free):
+    """Per layer, the derivative of vec(W) along an orthonormal tangent basis: a list of (d_N d_0, m_i)."""
+    blocks = []
+    for i, w in enumerate(layers):
+        left = chain_product([np.eye(w.shape[0]), *layers[i + 1 :]])
+        right = chain_product([np.eye(layers[0].shape[1]), *layers[:i]])
+        blocks.append(np.kron(left, right.T) @ tangent_basis(w, free[i]))
+    return blocks
+
+
+def rate_operator(layers, steps, root, free):
+    """K = sum_i mu_i M_i M_i^T with M_i the Jacobian in the coordinates Delta C^{1/2}."""
+    colour = np.kron(np.eye(layers[-1].shape[0]), root)
+    return sum(m * (colour @ j) @ (colour @ j).T for m, j in zip(steps, product_jacobian(layers, free), strict=True))
+
+
+def linearised_step(step, layers, free, h=1e-6):
+    """Central differences of a layer step (list -> list) over the tangent spaces: its Jacobian, (m, m)."""
+    bases = [tangent_basis(w, f) for w, f in zip(layers, free, strict=True)]
+
+    def move(i, column, t):
+        moved = list(layers)
+        w = layers[i] + t * bases[i][:, column].reshape(layers[i].shape)
+        if not free[i]:
+            u, _, vt = np.linalg.svd(w, full_matrices=False)
+            w = u @ vt
+        moved[i] = w
+        return step(moved)
+
+    columns = []
+    for i, basis in enumerate(bases):
+        for column in range(basis.shape[1]):
+            plus, minus = move(i, column, h), move(i, column, -h)
+            columns.append(
+                np.concatenate([b.T @ ((p - m) / (2 * h)).ravel() for b, p, m in zip(bases, plus, minus, strict=True)])
+            )
+    return np.array(columns).T
+
+
+def quadratic_rgd_step(layers, target, covariance, steps, free):
+    """One polar RGD step on 1/2 ||(W - target) C^{1/2}||^2, layer by layer, by SVD."""
+    gradient = (chain_product(layers) - target) @ covariance
+    moved = []
+    for i, w in enumerate(layers):
+        left = chain_product([np.eye(w.shape[0]), *layers[i + 1 :]])
+        right = chain_product([np.eye(layers[0].shape[1]), *layers[:i]])
+        g = left.T @ gradient @ right.T
+        if free[i]:
+            moved.append(w - steps[i] * g)
+            continue
+        n, p = w.shape
+        g = g - w @ (w.T @ g + g.T @ w) / 2 if n >= p else g - (g @ w.T + w @ g.T) @ w / 2
+        u, _, vt = np.linalg.svd(w - steps[i] * g, full_matrices=False)
+        moved.append(u @ vt)
+    return moved
+
+
+def extreme_rates(eigenvalues, cut=1e-10):
+    """(smallest nonzero, largest, count of zeros)."""
+    values = np.sort(np.real(eigenvalues))
+    zero = np.abs(values) <= cut * np.abs(values).max()
+    return values[~zero][0], values[-1], int(zero.sum())
+
+
+def best_rank(target, root, rank):
+    """The best rank-r product: truncated SVD of W_ls C^{1/2}, mapped back."""
+    u, s, vt = np.linalg.svd(target @ root, full_matrices=False)
+    return (u[:, :rank] * s[:rank]) @ vt[:rank] @ np.linalg.inv(root)
