@@ -1,0 +1,253 @@
+"""Deep linear networks as tuples of layers: their product, its pullback, and how layers are stored.
+
+Layers are ``W_1, ..., W_N`` with ``W_1`` first, ``W_i`` of shape ``(d_i, d_{i-1})``; the network is the
+product ``W = W_N ... W_1``. Equal square layers behind the first can be stored as one *run* of shape
+``(k, d, d)``: programs then loop over the run instead of unrolling it, and a traced ``depth`` can say
+how many of its layers take part, so that one compiled program serves every depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+
+from dlnjax._linalg import matmul, transpose
+from dlnjax._types import Count, Params
+
+Activation = Callable[[jax.Array], jax.Array]
+Pullback = Callable[[jax.Array], Params]
+
+
+def _length(leaf: jax.Array) -> int:
+    return leaf.shape[0] if leaf.ndim == 3 else 1
+
+
+def num_layers(params: Params) -> int:
+    """The number of layers stored, each layer of a run counted."""
+    return sum(_length(leaf) for leaf in params)
+
+
+def dims(params: Params) -> tuple[int, ...]:
+    """Widths ``(d_0, d_1, ..., d_N)`` of the layers, checked to fit one another.
+
+    Raises:
+      ValueError: a layer that is no matrix or run of square matrices, or does not fit the one before it.
+    """
+    if not params:
+        raise ValueError("params is empty; a network has at least one layer")
+    widths = [params[0].shape[-1]]
+    for i, leaf in enumerate(params):
+        if leaf.ndim not in (2, 3) or (leaf.ndim == 3 and leaf.shape[-2] != leaf.shape[-1]):
+            raise ValueError(f"params[{i}] has shape {leaf.shape}; give (d_i, d_(i-1)) or a run (k, d, d)")
+        if leaf.shape[-1] != widths[-1]:
+            raise ValueError(
+                f"params[{i}] has shape {leaf.shape} but the layer before it has {widths[-1]} outputs; "
+                f"its last axis must be {widths[-1]}"
+            )
+        widths += [leaf.shape[-2]] * _length(leaf)
+    return tuple(widths)
+
+
+def _active(params: Params, depth: Count | None) -> list[Count]:
+    """How many layers of each leaf take part: all, but of the one run as many as ``depth`` leaves over."""
+    lengths: list[Count] = [_length(leaf) for leaf in params]
+    if depth is None:
+        return lengths
+    runs = [i for i, leaf in enumerate(params) if leaf.ndim == 3]
+    if len(runs) != 1:
+        raise ValueError(f"depth needs params with exactly one run (k, d, d), got {len(runs)}; see network.pad")
+    lengths[runs[0]] = depth - (num_layers(params) - _length(params[runs[0]]))
+    return lengths
+
+
+def _loop(active: Count, body: Callable, carry, reverse: bool = False):
+    """``body(i, carry)`` for i in range(active); a scan (hence differentiable both ways) when static."""
+    if reverse:
+        return jax.lax.fori_loop(0, active, lambda i, c: body(active - 1 - i, c), carry)
+    return jax.lax.fori_loop(0, active, body, carry)
+
+
+def end_to_end(params: Params, depth: Count | None = None) -> jax.Array:
+    """The product ``W = W_N ... W_1`` of shape ``(d_N, d_0)``.
+
+    The products are taken from the side whose outer width is the smaller, which on data
+    (``d_0`` much larger than ``d_N``) saves the factor ``d_0 / d_N``.
+
+    Args:
+      params: layers or runs, ``W_1`` first.
+      depth: a traced or static number of layers; of the one run only the first
+        ``depth - (layers outside the run)`` then take part. None: all.
+    """
+    widths = dims(params)
+    active = _active(params, depth)
+    if widths[-1] < widths[0]:
+        product = params[-1] if params[-1].ndim == 2 else jnp.eye(widths[-1], dtype=params[-1].dtype)
+        rest = list(zip(params, active, strict=True))[: -1 if params[-1].ndim == 2 else None]
+        for leaf, count in reversed(rest):
+            product = _times_run(product, leaf, count) if leaf.ndim == 3 else matmul(product, leaf)
+        return product
+    product = params[0]
+    for leaf, count in list(zip(params, active, strict=True))[1:]:
+        product = _run_times(leaf, product, count) if leaf.ndim == 3 else matmul(leaf, product)
+    return product
+
+
+def _run_times(run: jax.Array, x: jax.Array, active: Count) -> jax.Array:
+    return _loop(active, lambda i, c: matmul(run[i], c), x)
+
+
+def _times_run(x: jax.Array, run: jax.Array, active: Count) -> jax.Array:
+    return _loop(active, lambda i, c: matmul(c, run[i]), x, reverse=True)
+
+
+def vjp(params: Params, depth: Count | None = None) -> tuple[jax.Array, Pullback]:
+    r"""The product and the map from ``G = dL/dW`` to the layer gradients, sharing one forward pass.
+
+    With ``A_i = W_N ... W_{i+1}`` and ``B_i = W_{i-1} ... W_1`` the gradients are
+    :math:`g_i = A_i^T G B_i^T` (source A, eq. for the layer gradients; derived again here). They are
+    formed as ``g_i = (B'_i Q_i)^T`` with the prefix ``B'_i = W_{i-1} ... W_2`` and the rows
+    ``Q_i = (W_1 G^T) A_i``: three products a layer, none with a transposed operand, none of width ``d_0``.
+
+    Args:
+      params: layers or runs, ``W_1`` first.
+      depth: as in :func:`end_to_end`; layers that take no part get a gradient of exactly zero.
+
+    Returns:
+      ``(product, pullback)``, the product ``(d_N, d_0)`` and ``pullback(G) -> gradients`` in params' structure.
+    """
+    dims(params)
+    first, rest, active = params[0], params[1:], _active(params, depth)[1:]
+    prefix = jnp.eye(first.shape[0], dtype=first.dtype)
+    prefixes = []  # B'_i of every layer behind the first, stacked along a run
+    for leaf, count in zip(rest, active, strict=True):
+        before, prefix = _prefixes(leaf, prefix, count)
+        prefixes.append(before)
+
+    def pullback(gradient: jax.Array) -> Params:
+        rows = matmul(first, transpose(gradient))
+        gradients = []
+        for leaf, before, count in reversed(list(zip(rest, prefixes, active, strict=True))):
+            layer_gradient, rows = _backward(leaf, before, rows, count)
+            gradients.append(layer_gradient)
+        return (matmul(transpose(prefix), gradient), *reversed(gradients))
+
+    return matmul(prefix, first), pullback
+
+
+def _prefixes(leaf: jax.Array, prefix: jax.Array, active: Count) -> tuple[jax.Array, jax.Array]:
+    """The prefix in front of each layer of a leaf, and the prefix behind it."""
+    if leaf.ndim == 2:
+        return prefix, matmul(leaf, prefix)
+    buffer = jnp.zeros((leaf.shape[0], *prefix.shape), prefix.dtype)
+
+    def body(i, carry):
+        buffer, prefix = carry
+        return jax.lax.dynamic_update_index_in_dim(buffer, prefix, i, 0), matmul(leaf[i], prefix)
+
+    return _loop(active, body, (buffer, prefix))
+
+
+def _backward(leaf: jax.Array, before: jax.Array, rows: jax.Array, active: Count) -> tuple[jax.Array, jax.Array]:
+    """The gradients ``(B' Q)^T`` of a leaf's layers, and the rows ``Q W`` in front of it."""
+    if leaf.ndim == 2:
+        return transpose(matmul(before, rows)), matmul(rows, leaf)
+    buffer = jnp.zeros_like(leaf)
+
+    def body(i, carry):
+        buffer, rows = carry
+        layer_gradient = transpose(matmul(before[i], rows))
+        return jax.lax.dynamic_update_index_in_dim(buffer, layer_gradient, i, 0), matmul(rows, leaf[i])
+
+    return _loop(active, body, (buffer, rows), reverse=True)
+
+
+def layer_gradients(params: Params, gradient: jax.Array, depth: Count | None = None) -> Params:
+    """The layer gradients ``g_i = A_i^T G B_i^T`` for a product gradient ``G`` of shape ``(d_N, d_0)``.
+
+    Args:
+      params: layers or runs, ``W_1`` first.
+      gradient: ``G = dL/dW`` at the product, ``(d_N, d_0)``.
+      depth: as in :func:`end_to_end`.
+
+    Raises:
+      ValueError: a gradient that has not the product's shape.
+    """
+    widths = dims(params)
+    if gradient.shape != (widths[-1], widths[0]):
+        raise ValueError(
+            f"gradient has shape {gradient.shape}; the product has ({widths[-1]}, {widths[0]}): "
+            "give dL/dW of that shape"
+        )
+    return vjp(params, depth)[1](gradient)
+
+
+def forward(params: Params, x: jax.Array, activation: Activation | None = None) -> jax.Array:
+    """Outputs ``W_N phi(W_{N-1} ... phi(W_1 x))``: every layer but the last is activated.
+
+    Args:
+      params: layers or runs, ``W_1`` first.
+      x: ``(d_0, n)``, one input a column.
+      activation: elementwise ``phi``; None is the linear network.
+    """
+    phi = activation if activation is not None else (lambda z: z)
+    layers = list(params)
+    last = layers.pop()
+    for leaf in layers:
+        x = phi(matmul(leaf, x)) if leaf.ndim == 2 else _activated(leaf, x, phi)
+    if last.ndim == 2:
+        return matmul(last, x)
+    return matmul(last[-1], _activated(last[:-1], x, phi))
+
+
+def _activated(run: jax.Array, x: jax.Array, phi: Activation) -> jax.Array:
+    return jax.lax.scan(lambda c, w: (phi(matmul(w, c)), None), x, run)[0]
+
+
+def stack(params: Params) -> Params:
+    """Consecutive equal square layers behind the first, gathered into runs ``(k, d, d)``.
+
+    ``W_1`` always stays by itself: it is the layer that is left free.
+    """
+    grouped: list[jax.Array] = [params[0]]
+    for leaf in params[1:]:
+        run = leaf[None] if leaf.ndim == 2 and leaf.shape[0] == leaf.shape[1] else leaf
+        last = grouped[-1]
+        if run.ndim == 3 and last.ndim == 3 and last.shape[1:] == run.shape[1:]:
+            grouped[-1] = jnp.concatenate([last, run])
+        else:
+            grouped.append(run)
+    return tuple(grouped)
+
+
+def unstack(params: Params) -> Params:
+    """Every run taken apart into its layers: a tuple of N matrices."""
+
+    def layers(leaf: jax.Array) -> Iterable[jax.Array]:
+        return (leaf[i] for i in range(leaf.shape[0])) if leaf.ndim == 3 else (leaf,)
+
+    return tuple(layer for leaf in params for layer in layers(leaf))
+
+
+def pad(params: Params, depth: int) -> Params:
+    """Params with identity layers put at the end of the run behind ``W_1``, up to ``depth`` layers.
+
+    The product is unchanged. The identity layers are exactly inert when their scale is 0, or when a
+    run is trained with the traced ``depth`` of the layers that count.
+
+    Raises:
+      ValueError: more layers than ``depth``, or several runs.
+    """
+    params = stack(params)
+    missing = depth - num_layers(params)
+    runs = [i for i, leaf in enumerate(params) if leaf.ndim == 3]
+    if missing < 0:
+        raise ValueError(f"depth={depth} is below the {num_layers(params)} layers given; pad only adds layers")
+    if len(runs) > 1:
+        raise ValueError(f"params has {len(runs)} runs of square layers; pad needs equal hidden widths")
+    place = runs[0] if runs else 1
+    width = params[place].shape[-1] if runs else params[0].shape[0]
+    identity = jnp.broadcast_to(jnp.eye(width, dtype=params[0].dtype), (missing, width, width))
+    run = jnp.concatenate([params[place], identity]) if runs else identity
+    return (*params[:place], run, *params[place + bool(runs) :])
