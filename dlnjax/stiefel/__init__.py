@@ -1,0 +1,28 @@
+"""Geometry of the Stiefel manifold: matrices with orthonormal columns (tall) or rows (wide), in batches.
+
+Every function takes any leading batch axes, works in float32 and float64, under jit, vmap, scan and grad of
+whatever is documented as differentiable, and gives for a wide matrix exactly the transpose of what it gives for the
+transposed one. Square counts as tall. Geometry is always ``(point, tangent)``. No function calls LAPACK.
+"""
+
+from dlnjax.stiefel._cayley import retract_cayley
+from dlnjax.stiefel._exponential import exponential
+from dlnjax.stiefel._polar import Polar, polar, project
+from dlnjax.stiefel._retract_polar import retract_polar
+from dlnjax.stiefel._tangent import orthonormality_error, project_tangent, random, transport
+from dlnjax.stiefel._triangular import retract_cholesky_qr, retract_qr
+
+__all__ = [
+    "Polar",
+    "exponential",
+    "orthonormality_error",
+    "polar",
+    "project",
+    "project_tangent",
+    "random",
+    "retract_cayley",
+    "retract_cholesky_qr",
+    "retract_polar",
+    "retract_qr",
+    "transport",
+]

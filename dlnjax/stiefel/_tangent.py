@@ -1,0 +1,54 @@
+"""Tangent space, distance from the manifold, random points: the rest of the embedded geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+
+from dlnjax._linalg import frobenius, matmul, sym, transpose
+from dlnjax.stiefel._polar import project
+from dlnjax.stiefel._shape import by_rows, check_matrix, gram, identity_like, is_tall
+
+
+@by_rows
+def project_tangent(point: jax.Array, vector: jax.Array) -> jax.Array:
+    """Orthogonal projection on the tangent space (embedded metric).
+
+    ``P_W(g) = g - W sym(W^T g)`` for tall W; wide: ``g - sym(g W^T) W``. Idempotent and self-adjoint [paper].
+
+    Args:
+      point: ``(..., n, p)`` on the manifold.
+      vector: same shape, any.
+    """
+    return vector - matmul(sym(matmul(vector, transpose(point))), point)
+
+
+def transport(point: jax.Array, tangent: jax.Array) -> jax.Array:
+    """Carry a tangent vector to ``point`` by projecting it on the tangent space there.
+
+    Args:
+      point: ``(..., n, p)`` where the vector arrives.
+      tangent: same shape, tangent at a point nearby.
+    """
+    return project_tangent(point, tangent)
+
+
+def orthonormality_error(point: jax.Array) -> jax.Array:
+    """``||W^T W - I||_F`` (wide: ``||W W^T - I||_F``), one number a matrix, shape ``(...)``."""
+    check_matrix("point", point)
+    g = gram(transpose(point) if is_tall(point) else point)
+    return frobenius(g - identity_like(g))
+
+
+def random(key: jax.Array, shape: Sequence[int], dtype: jax.typing.DTypeLike = float) -> jax.Array:
+    """Uniform (Haar) points: the polar factor of a Gaussian matrix.
+
+    Args:
+      key: a JAX random key.
+      shape: ``(..., n, p)``, tall or wide; leading axes are independent draws.
+      dtype: float32 or float64; the default follows JAX's ``jax_enable_x64``.
+    """
+    if len(shape) < 2:
+        raise ValueError(f"shape is {tuple(shape)}; a matrix (..., n, p) with two or more axes is needed")
+    return project(jax.random.normal(key, tuple(shape), jax.dtypes.canonicalize_dtype(dtype)))
