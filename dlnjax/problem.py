@@ -1,0 +1,212 @@
+"""Problems: data reduced to the statistics that the loss depends on, and the protocol that training asks for.
+
+The square loss ``L = 1/2 ||W X - Y||_F^2`` (no 1/n) depends on the data through ``C = X X^T``, ``Y X^T`` and
+``||Y||_F^2`` alone, so a step costs the same for ten samples and for a million. It is evaluated as
+``L_min + 1/2 ||(W - W_ls) C^{1/2}||_F^2``, which does not cancel near the minimum as the expanded trace does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+
+from dlnjax import network
+from dlnjax._linalg import frobenius, matmul, transpose
+from dlnjax._types import Count, Params
+
+
+def _register(cls):
+    """A frozen dataclass of arrays as a pytree, so that problems can be vmapped and passed to jit."""
+    return jax.tree_util.register_dataclass(dataclass(frozen=True)(cls))
+
+
+@_register
+class Quadratic:
+    r"""``L(W) = floor + 1/2 ||(W - target) C^{1/2}||_F^2`` on the product ``W``.
+
+    Attributes:
+      target: ``W_ls = Y X^T C^+``, ``(d_N, d_0)``: the unconstrained minimiser.
+      optimum: ``W*``, ``(d_N, d_0)``: the product that errors are measured from; ``target``, or the best of rank r.
+      floor: ``L_min``, the loss of ``target``.
+      covariance: ``C = X X^T``, ``(d_0, d_0)``; None for whitened data, ``C = I``.
+      root: ``C^{1/2}``; None for whitened data.
+    """
+
+    target: jax.Array
+    optimum: jax.Array
+    floor: jax.Array
+    covariance: jax.Array | None = None
+    root: jax.Array | None = None
+
+    def product_loss(self, product: jax.Array) -> jax.Array:
+        """The loss of a product ``(d_N, d_0)``."""
+        return self.floor + jnp.sum(jnp.square(self._weigh(product - self.target))) / 2
+
+    def product_gradient(self, product: jax.Array) -> jax.Array:
+        """``G = dL/dW = (W - W_ls) C = (W X - Y) X^T``, ``(d_N, d_0)``."""
+        residual = product - self.target
+        return residual if self.covariance is None else matmul(residual, self.covariance)
+
+    def product_distance(self, product: jax.Array) -> jax.Array:
+        """``||(W - W*) C^{1/2}||_F``."""
+        return frobenius(self._weigh(product - self.optimum))
+
+    def _weigh(self, difference: jax.Array) -> jax.Array:
+        return difference if self.root is None else matmul(difference, self.root)
+
+    def loss(self, params: Params, depth: Count | None = None) -> jax.Array:
+        return self.product_loss(network.end_to_end(params, depth))
+
+    def gradients(self, params: Params, step: Count, depth: Count | None = None) -> Params:
+        """The layer gradients in closed form; the same at every step."""
+        product, pullback = network.vjp(params, depth)
+        return pullback(self.product_gradient(product))
+
+    def distance(self, params: Params, depth: Count | None = None) -> jax.Array:
+        return self.product_distance(network.end_to_end(params, depth))
+
+
+def loss(problem: Quadratic, product: jax.Array) -> jax.Array:
+    """The loss of the product, ``L_min + 1/2 ||(W - W_ls) C^{1/2}||_F^2``."""
+    return problem.product_loss(product)
+
+
+def gradient(problem: Quadratic, product: jax.Array) -> jax.Array:
+    """``G = dL/dW`` at the product, ``(d_N, d_0)``."""
+    return problem.product_gradient(product)
+
+
+def whitened(target: jax.Array) -> Quadratic:
+    """``L = 1/2 ||W - T||_F^2``: data with ``X X^T = I`` and ``T = Y X^T`` of shape ``(d_N, d_0)``."""
+    target = jnp.asarray(target)
+    if target.ndim != 2:
+        raise ValueError(f"target has shape {target.shape}; give the matrix T of shape (d_N, d_0)")
+    return Quadratic(target, target, jnp.zeros((), target.dtype))
+
+
+def regression(x: jax.Array, y: jax.Array, *, rank_tolerance: float | None = None) -> Quadratic:
+    """The square loss ``1/2 ||W x - y||_F^2`` of inputs ``x`` and outputs ``y``, by its statistics.
+
+    Args:
+      x: ``(d_0, n)`` inputs, one a column.
+      y: ``(d_N, n)`` outputs.
+      rank_tolerance: singular values of x up to this fraction of the largest count as zero; None is
+        ``max(d_0, n)`` rounding units.
+
+    Raises:
+      ValueError: shapes that do not fit.
+    """
+    basis, values, coordinates = _spectrum(x, y, rank_tolerance)
+    inverse = jnp.where(values > 0, 1 / jnp.where(values > 0, values, 1), 0)
+    projected = matmul(y, transpose(jnp.where(values[:, None] > 0, coordinates, 0)))
+    target = matmul(projected * inverse[None], transpose(basis))
+    root = matmul(basis * values[None], transpose(basis))
+    covariance = matmul(basis * jnp.square(values)[None], transpose(basis))
+    return Quadratic(target, target, _unexplained(y, projected, coordinates), covariance, root)
+
+
+def whiten(x: jax.Array, y: jax.Array, *, rank_tolerance: float = 1e-10) -> tuple[Quadratic, jax.Array]:
+    """The regression of y on x in coordinates where ``X X^T = I``, on the numerical rank of x.
+
+    Args:
+      x: ``(d_0, n)`` inputs. y: ``(d_N, n)`` outputs.
+      rank_tolerance: singular values above this fraction of the largest span the new coordinates.
+
+    Returns:
+      The whitened problem, of input width rho (the numerical rank), and the map ``(rho, d_0)`` that whitens an input.
+      The rank depends on the values, so x must be concrete (not traced).
+    """
+    basis, values, coordinates = _spectrum(x, y, rank_tolerance)
+    rank = int(jnp.sum(values > 0))
+    basis, values, coordinates = basis[:, :rank], values[:rank], coordinates[:rank]
+    target = matmul(y, transpose(coordinates))
+    problem = replace(whitened(target), floor=_unexplained(y, target, coordinates))
+    return problem, transpose(basis / values[None])
+
+
+def _spectrum(x, y, tolerance: float | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Singular triplets of x, values below the tolerance set to zero."""
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+        raise ValueError(
+            f"x has shape {x.shape} and y {y.shape}; give x (d_0, n) and y (d_N, n), one sample a column"
+        )
+    basis, values, coordinates = jnp.linalg.svd(x, full_matrices=False)
+    relative = max(x.shape) * float(jnp.finfo(x.dtype).eps) if tolerance is None else tolerance
+    return basis, jnp.where(values > relative * values[0], values, 0), coordinates
+
+
+def _unexplained(y: jax.Array, projected: jax.Array, coordinates: jax.Array) -> jax.Array:
+    """``1/2 ||y - y V V^T||^2``, from the residual itself and not as a difference of squares."""
+    return jnp.sum(jnp.square(y - matmul(projected, coordinates))) / 2
+
+
+def with_optimum(problem: Quadratic, rank: int) -> Quadratic:
+    """The problem with errors measured from the best product of the given rank.
+
+    ``W* C^{1/2}`` is the truncated singular value decomposition of ``W_ls C^{1/2}`` (Eckart-Young).
+    """
+    weighed = problem._weigh(problem.target)
+    left, values, right = jnp.linalg.svd(weighed, full_matrices=False)
+    best = matmul(left[:, :rank] * values[None, :rank], right[:rank])
+    if problem.root is not None:
+        best = matmul(best, jnp.linalg.pinv(problem.root, hermitian=True))
+    return replace(problem, optimum=best)
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclass(frozen=True)
+class Samples:
+    """``L = 1/2 ||f(x) - y||_F^2`` of a network with activations, or on random mini-batches.
+
+    Gradients come from automatic differentiation. On mini-batches of size b, drawn with replacement
+    anew at each step from the key, they are the batch's times n/b: unbiased for the full loss.
+
+    Attributes:
+      x: ``(d_0, n)``; y: ``(d_N, n)``.
+      key: a PRNG key, used only with ``batch_size``.
+      activation: elementwise; None is linear.
+      batch_size: None takes all samples at every step.
+    """
+
+    x: jax.Array
+    y: jax.Array
+    key: jax.Array | None = None
+    activation: network.Activation | None = None
+    batch_size: int | None = None
+
+    def tree_flatten(self):
+        return (self.x, self.y, self.key), (self.activation, self.batch_size)
+
+    @classmethod
+    def tree_unflatten(cls, static, children):
+        return cls(*children, *static)
+
+    def loss(self, params: Params) -> jax.Array:
+        return self._loss(params, self.x, self.y)
+
+    def gradients(self, params: Params, step: Count) -> Params:
+        if self.batch_size is None:
+            return jax.grad(self._loss)(params, self.x, self.y)
+        count = self.x.shape[1]
+        chosen = jax.random.randint(jax.random.fold_in(self.key, step), (self.batch_size,), 0, count)
+        gradients = jax.grad(self._loss)(params, self.x[:, chosen], self.y[:, chosen])
+        return jax.tree.map(lambda g: g * (count / self.batch_size), gradients)
+
+    def _loss(self, params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.square(network.forward(params, x, self.activation) - y)) / 2
+
+
+def nonlinear(x: jax.Array, y: jax.Array, activation: network.Activation | None) -> Samples:
+    """The square loss of a network with this activation on every layer but the last; x ``(d_0, n)``."""
+    return Samples(x, y, activation=activation)
+
+
+def minibatch(
+    x: jax.Array, y: jax.Array, batch_size: int, key: jax.Array, activation: network.Activation | None = None
+) -> Samples:
+    """The square loss with gradients from ``batch_size`` samples drawn anew at each step."""
+    if not 1 <= batch_size:
+        raise ValueError(f"batch_size={batch_size}; give at least 1")
+    return Samples(x, y, key, activation, batch_size)
