@@ -1,0 +1,239 @@
+"""Training as one pure function: ``(params, problem, optimizer) -> (params, Trace)``.
+
+Nothing is jitted, printed or stored here: the caller composes ``jit``, ``vmap`` and ``shard_map``. The
+scan runs over records; between two records a loop of some steps reports nothing, so a trace of fixed
+length serves runs of any length, and the intervals and the depth can be traced: one program for all.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dlnjax import network, stiefel
+from dlnjax._types import Count, Params, Problem, Status, Trace
+
+#: Records without progress, or above ``BLOWUP`` times the start, after which a run counts as diverged.
+PATIENCE = 100
+BLOWUP = 10.0
+#: The best error must fall by this fraction within ``PATIENCE`` records while the gradient stays large.
+PROGRESS = 1e-6
+LARGE_GRADIENT = 1e-2
+
+
+class Record(NamedTuple):
+    """What is measured at one recorded step; scalars, in the units of :class:`Trace`."""
+
+    step: jax.Array
+    loss: jax.Array
+    distance: jax.Array
+    gradient_norm: jax.Array
+    orthonormality_error: jax.Array
+
+
+class Monitor(NamedTuple):
+    """What deciding a status needs to remember between records."""
+
+    start_distance: jax.Array
+    start_gradient: jax.Array
+    best: jax.Array  # smallest distance so far
+    stalled: jax.Array  # records since the best fell by PROGRESS, gradient large all the while
+    above: jax.Array  # records in a row above BLOWUP * start
+    status: jax.Array
+    first_bad_step: jax.Array
+
+
+def begin(record: Record) -> Monitor:
+    """The monitor at step 0."""
+    zero = jnp.zeros((), jnp.int32)
+    finite = jnp.isfinite(record.distance) & jnp.isfinite(record.loss)
+    return Monitor(
+        start_distance=record.distance,
+        start_gradient=record.gradient_norm,
+        best=record.distance,
+        stalled=zero,
+        above=zero,
+        status=jnp.where(finite, Status.RUNNING, Status.DIVERGED).astype(jnp.int32),
+        first_bad_step=jnp.where(finite, -1, 0).astype(jnp.int32),
+    )
+
+
+def observe(monitor: Monitor, record: Record, bad_step: jax.Array, tolerance: float) -> Monitor:
+    """The status after one more record.
+
+    Diverged is final: a number that is not finite; an error above ten times its start for ``PATIENCE``
+    records; or a bounded oscillation, that is no progress for ``PATIENCE`` records while the gradient is
+    above a hundredth of its start (beyond the stability edge the iterates settle in a period-2 orbit and
+    nothing becomes infinite). Converged is final unless the run diverges later.
+    """
+    zero = jnp.zeros_like(monitor.stalled)
+    finite = jnp.isfinite(record.distance) & jnp.isfinite(record.loss) & (bad_step < 0)
+    above = jnp.where(record.distance > BLOWUP * monitor.start_distance, monitor.above + 1, zero)
+    progress = record.distance <= (1 - PROGRESS) * monitor.best
+    large = record.gradient_norm > LARGE_GRADIENT * monitor.start_gradient
+    stalled = jnp.where(progress | ~large, zero, monitor.stalled + 1)
+    diverged = ~finite | (above >= PATIENCE) | (stalled >= PATIENCE) | (monitor.status == Status.DIVERGED)
+    converged = (record.distance <= tolerance * monitor.start_distance) | (monitor.status == Status.CONVERGED)
+    status = jnp.where(diverged, Status.DIVERGED, jnp.where(converged, Status.CONVERGED, Status.RUNNING))
+    found = jnp.where(bad_step >= 0, bad_step, record.step)
+    first_bad = jnp.where(diverged & (monitor.first_bad_step < 0), found, monitor.first_bad_step)
+    return Monitor(
+        start_distance=monitor.start_distance,
+        start_gradient=monitor.start_gradient,
+        best=jnp.where(progress, record.distance, monitor.best),
+        stalled=stalled,
+        above=above,
+        status=status.astype(jnp.int32),
+        first_bad_step=first_bad.astype(jnp.int32),
+    )
+
+
+def default_constrained(params: Params) -> tuple[bool, ...]:
+    """Every layer but the first is orthonormal (source A)."""
+    return (False, *([True] * (len(params) - 1)))
+
+
+def measure(params: Params, problem: Problem, step: Count, constrained: tuple[bool, ...], **depth: Any) -> Record:
+    """Loss, distance, Riemannian gradient norm and orthonormality error at ``params``."""
+    loss = problem.loss(params, **depth)
+    distance = problem.distance(params, **depth) if hasattr(problem, "distance") else jnp.sqrt(2 * jnp.abs(loss))
+    gradients = problem.gradients(params, step, **depth)
+    riemannian = [
+        stiefel.project_tangent(w, g) if held else g
+        for w, g, held in zip(params, gradients, constrained, strict=True)
+    ]
+    squares = jnp.stack([jnp.sum(jnp.square(g)) for g in riemannian])
+    errors = [jnp.max(stiefel.orthonormality_error(w)) for w, held in zip(params, constrained, strict=True) if held]
+    error = jnp.max(jnp.stack(errors)) if errors else jnp.zeros_like(loss)
+    return Record(jnp.asarray(step, jnp.int32), loss, distance, jnp.sqrt(jnp.sum(squares)), error)
+
+
+class Run(NamedTuple):
+    """A run between two records: what a checkpoint keeps and what the next chunk starts from."""
+
+    carry: Any  # the engine's own state: params and optimizer state, or the reduced network
+    monitor: Monitor
+    bad_step: jax.Array  # first step whose probe was not finite, -1 while there is none
+    step: jax.Array
+
+
+def start(carry: Any, report) -> tuple[Run, Trace]:
+    """The run at step 0 and its record, a trace of length 1."""
+    zero = jnp.zeros((), jnp.int32)
+    record = report(carry, zero)
+    monitor = begin(record)
+    trace = Trace(*jax.tree.map(lambda a: a[None], (*record, monitor.status)), monitor.first_bad_step)
+    return Run(carry, monitor, jnp.full((), -1, jnp.int32), zero), trace
+
+
+def advance(run: Run, one_step, report, *, intervals: jax.Array, tolerance: float) -> tuple[Run, Trace]:
+    """The one loop behind every engine: after each interval of steps, a record.
+
+    Args:
+      run: from :func:`start` or an earlier chunk.
+      one_step: ``(carry, step) -> (carry, probe)``; the probe is a scalar that is not finite as soon as the run is not.
+      report: ``(carry, step) -> Record``.
+      intervals: ``(T,)`` integers, the steps between records; values may be traced.
+      tolerance: relative distance at which the run counts as converged.
+
+    Returns:
+      The run behind the last interval, and the T records.
+    """
+
+    def inner(j, state):
+        carry, bad_step, base = state
+        carry, probe = one_step(carry, base + j)
+        newly_bad = (bad_step < 0) & ~jnp.isfinite(probe)
+        return carry, jnp.where(newly_bad, base + j + 1, bad_step), base
+
+    def one_record(run: Run, interval):
+        carry, bad_step, _ = jax.lax.fori_loop(0, interval, inner, (run.carry, run.bad_step, run.step))
+        step = run.step + interval
+        record = report(carry, step)
+        monitor = observe(run.monitor, record, bad_step, tolerance)
+        return Run(carry, monitor, bad_step, step), (*record, monitor.status)
+
+    run, records = jax.lax.scan(one_record, run, jnp.asarray(intervals, jnp.int32))
+    return run, Trace(*records, run.monitor.first_bad_step)
+
+
+def join(first: Trace, second: Trace) -> Trace:
+    """Two consecutive pieces of one trace."""
+    pieces = [jnp.concatenate([a, b]) for a, b in zip(first[:-1], second[:-1], strict=True)]
+    return Trace(*pieces, second.first_bad_step)
+
+
+def scan(carry: Any, one_step, report, *, intervals: jax.Array, tolerance: float) -> tuple[Any, Trace]:
+    """A whole run: :func:`start` and :func:`advance`, the trace containing step 0."""
+    run, first = start(carry, report)
+    run, rest = advance(run, one_step, report, intervals=intervals, tolerance=tolerance)
+    return run.carry, join(first, rest)
+
+
+def intervals(num_steps: int, record_every: int) -> jax.Array:
+    """Steps between records so that every ``record_every``-th step and the last are recorded.
+
+    Raises:
+      ValueError: a number of steps below 1.
+    """
+    if num_steps < 1 or record_every < 1:
+        raise ValueError(f"num_steps={num_steps}, record_every={record_every}; give integers of at least 1")
+    whole, rest = divmod(num_steps, record_every)
+    return jnp.array([record_every] * whole + [rest] * bool(rest), jnp.int32)
+
+
+def train(
+    params: Params,
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_steps: int | None = None,
+    record_every: int = 1,
+    depth: Count | None = None,
+    record_intervals: jax.Array | None = None,
+    constrained: tuple[bool, ...] | None = None,
+    tolerance: float = 1e-8,
+) -> tuple[Params, Trace]:
+    """Trains and reports: pure, vmappable over every array argument, not jitted.
+
+    Args:
+      params: layers or runs, ``W_1`` first.
+      problem: anything with ``loss(params)`` and ``gradients(params, step)`` (:class:`dlnjax._types.Problem`).
+      optimizer: an optax transformation; it is initialised here.
+      num_steps: steps to take.
+      record_every: steps between records; the last step is always recorded.
+      depth: a traced number of layers, unbatched under vmap: trains the first layers of padded params
+        (``network.pad``), the problem's methods taking ``depth`` too; the rest stays untouched.
+      record_intervals: in place of ``num_steps``: ``(T,)`` integers, the steps between records. Its values
+        may be traced, so that one program serves runs of any length.
+      constrained: which leaves are orthonormal, for the measurements; default all but the first.
+      tolerance: a run is converged once its distance is at most this times the start's.
+
+    Returns:
+      The trained params and a :class:`Trace` that holds step 0 and the last.
+
+    Raises:
+      ValueError: neither or both of ``num_steps`` and ``record_intervals``, or fewer than one step.
+    """
+    if (num_steps is None) == (record_intervals is None):
+        raise ValueError("give either num_steps (with record_every) or record_intervals")
+    lengths = intervals(num_steps, record_every) if num_steps is not None else record_intervals
+    held = default_constrained(params) if constrained is None else constrained
+    options = {} if depth is None else {"depth": depth}
+
+    def one_step(carry, step):
+        params, state = carry
+        gradients = problem.gradients(params, step, **options)
+        updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), jnp.sum(params[0])
+
+    def report(carry, step):
+        return measure(carry[0], problem, step, held, **options)
+
+    state = (params, optimizer.init(params))
+    (params, _), trace = scan(state, one_step, report, intervals=lengths, tolerance=tolerance)
+    return params, trace
