@@ -69,12 +69,12 @@ class Trace(NamedTuple):
         run was judged to diverge; -1 while there is none.
     """
 
-    step: Int[Array, "T"]
-    loss: Float[Array, "T"]
-    distance: Float[Array, "T"]
-    gradient_norm: Float[Array, "T"]
-    orthonormality_error: Float[Array, "T"]
-    status: Int[Array, "T"]
+    step: Int[Array, " T"]
+    loss: Float[Array, " T"]
+    distance: Float[Array, " T"]
+    gradient_norm: Float[Array, " T"]
+    orthonormality_error: Float[Array, " T"]
+    status: Int[Array, " T"]
     first_bad_step: Int[Array, ""]
 
 

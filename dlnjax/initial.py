@@ -8,6 +8,7 @@ layer's numbers depend on the key and its place alone, not on how many layers fo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,17 +20,25 @@ from dlnjax._types import Params
 
 def _check(dims: Sequence[int]) -> None:
     if len(dims) < 2 or any(int(d) != d or d < 1 for d in dims):
-        raise ValueError(f"dims={tuple(dims)}; give the widths (d_0, ..., d_N), at least two positive integers")
+        raise ValueError(
+            f"dims={tuple(dims)}; give the widths (d_0, ..., d_N), at least two positive integers"
+        )
 
 
-def _draw(key: jax.Array, dims: Sequence[int], sample: Callable[[jax.Array, tuple[int, int]], jax.Array]) -> Params:
+@partial(jax.jit, static_argnames=("sample", "shape", "dtype"))
+def _batch(
+    key: jax.Array, places: jax.Array, *, sample: Callable, shape: tuple[int, int], dtype
+) -> jax.Array:
+    return jax.vmap(lambda i: sample(jax.random.fold_in(key, i), shape, dtype))(places)
+
+
+def _draw(key: jax.Array, dims: Sequence[int], sample: Callable, dtype) -> Params:
     """One sample a layer; layers of one shape are drawn in one batch, so that programs stay small."""
     shapes = [(dims[i + 1], dims[i]) for i in range(len(dims) - 1)]
     layers: dict[int, jax.Array] = {}
     for shape in dict.fromkeys(shapes):
         places = [i for i, s in enumerate(shapes) if s == shape]
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.array(places))
-        batch = jax.vmap(lambda k, shape=shape: sample(k, shape))(keys)
+        batch = _batch(key, jnp.array(places), sample=sample, shape=shape, dtype=jnp.dtype(dtype or float))
         layers.update({i: batch[j] for j, i in enumerate(places)})
     return tuple(layers[i] for i in range(len(shapes)))
 
@@ -44,7 +53,7 @@ def haar(key: jax.Array, dims: Sequence[int], first_scale: float = 1.0, dtype=No
       dtype: a floating dtype; None is JAX's default.
     """
     _check(dims)
-    first, *rest = _draw(key, dims, lambda k, shape: stiefel.random(k, shape, dtype or float))
+    first, *rest = _draw(key, dims, stiefel.random, dtype)
     return (first_scale * first, *rest)
 
 
@@ -65,8 +74,14 @@ def teacher(key: jax.Array, dims: Sequence[int], singular_values: Sequence[float
     values = jnp.asarray(singular_values, dtype or float)
     rho = len(singular_values)
     if rho > min(dims):
-        raise ValueError(f"rank {rho} exceeds the narrowest width {min(dims)}; give at most {min(dims)} values")
-    if rho == 0 or any(s <= 0 for s in singular_values) or list(singular_values) != sorted(singular_values)[::-1]:
+        raise ValueError(
+            f"rank {rho} exceeds the narrowest width {min(dims)}; give at most {min(dims)} values"
+        )
+    if (
+        rho == 0
+        or any(s <= 0 for s in singular_values)
+        or list(singular_values) != sorted(singular_values)[::-1]
+    ):
         raise ValueError(f"singular_values={list(singular_values)}; give positive, nonincreasing numbers")
     layers_key, left_key, right_key = jax.random.split(key, 3)
     rest = haar(layers_key, dims, 1.0, dtype)[1:]
@@ -87,7 +102,7 @@ def _first_layer(rest: Params, widths: Sequence[int], left, values, right) -> ja
     chain = network.end_to_end(rest)
     if list(widths) == sorted(widths, reverse=True):
         return matmul(transpose(chain), core)
-    basis, singular, coordinates = jnp.linalg.svd(chain, full_matrices=False)
+    _, singular, coordinates = jnp.linalg.svd(chain, full_matrices=False)
     narrow = left.shape[0]
     return matmul(transpose(coordinates[:narrow]) / singular[None, :narrow], core)
 
@@ -109,10 +124,8 @@ def gaussian(key: jax.Array, dims: Sequence[int], gain: float = 1.0, dtype=None)
     """Independent normal layers, ``W_i`` with variance ``gain^2 / d_{i-1}`` an entry (LeCun scaling at gain 1)."""
     _check(dims)
 
-    def sample(k: jax.Array, shape: tuple[int, int]) -> jax.Array:
-        return gain / shape[1] ** 0.5 * jax.random.normal(k, shape, dtype or float)
-
-    return _draw(key, dims, sample)
+    layers = _draw(key, dims, jax.random.normal, dtype)
+    return tuple(gain / layer.shape[1] ** 0.5 * layer for layer in layers)
 
 
 def spectral(product: jax.Array, dims: Sequence[int]) -> Params:

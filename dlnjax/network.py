@@ -57,7 +57,9 @@ def _active(params: Params, depth: Count | None) -> list[Count]:
         return lengths
     runs = [i for i, leaf in enumerate(params) if leaf.ndim == 3]
     if len(runs) != 1:
-        raise ValueError(f"depth needs params with exactly one run (k, d, d), got {len(runs)}; see network.pad")
+        raise ValueError(
+            f"depth needs params with exactly one run (k, d, d), got {len(runs)}; see network.pad"
+        )
     lengths[runs[0]] = depth - (num_layers(params) - _length(params[runs[0]]))
     return lengths
 
@@ -149,7 +151,9 @@ def _prefixes(leaf: jax.Array, prefix: jax.Array, active: Count) -> tuple[jax.Ar
     return _loop(active, body, (buffer, prefix))
 
 
-def _backward(leaf: jax.Array, before: jax.Array, rows: jax.Array, active: Count) -> tuple[jax.Array, jax.Array]:
+def _backward(
+    leaf: jax.Array, before: jax.Array, rows: jax.Array, active: Count
+) -> tuple[jax.Array, jax.Array]:
     """The gradients ``(B' Q)^T`` of a leaf's layers, and the rows ``Q W`` in front of it."""
     if leaf.ndim == 2:
         return transpose(matmul(before, rows)), matmul(rows, leaf)
@@ -243,7 +247,9 @@ def pad(params: Params, depth: int) -> Params:
     missing = depth - num_layers(params)
     runs = [i for i, leaf in enumerate(params) if leaf.ndim == 3]
     if missing < 0:
-        raise ValueError(f"depth={depth} is below the {num_layers(params)} layers given; pad only adds layers")
+        raise ValueError(
+            f"depth={depth} is below the {num_layers(params)} layers given; pad only adds layers"
+        )
     if len(runs) > 1:
         raise ValueError(f"params has {len(runs)} runs of square layers; pad needs equal hidden widths")
     place = runs[0] if runs else 1

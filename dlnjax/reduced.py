@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from dlnjax import network, stiefel
 from dlnjax import train as training
@@ -117,7 +118,7 @@ def expand(key: jax.Array, reduced: Reduced, *, max_layers: int) -> Params:
     """
     rank = reduced.first.shape[0]
     dtype = reduced.first.dtype
-    places = jnp.arange(max_layers - 2)
+    places = jnp.arange(max_layers - 2, dtype=jnp.int32)
     drawn = jax.vmap(lambda i: stiefel.random(jax.random.fold_in(key, i), (rank, rank), dtype))(places)
     counts = (places < reduced.num_layers - 2)[:, None, None]
     run = jnp.where(counts, drawn, jnp.eye(rank, dtype=dtype))
@@ -150,9 +151,11 @@ def layer_scales(scales: Scales | None, num_layers: int | None = None) -> LayerS
     if len(flat) == 1:
         return LayerScales(first, flat[0], flat[0])
     between, last = flat[:-1], flat[-1]
-    known = [v for v in between if not isinstance(v, jax.core.Tracer)]
+    known = [v for v in between if not isinstance(v, Tracer)]
     if known and not np.allclose(np.array(known, float), float(known[0]), rtol=1e-12, atol=0):
-        raise ValueError("the middle layers have different scales; the reduction needs one scale for all of them")
+        raise ValueError(
+            "the middle layers have different scales; the reduction needs one scale for all of them"
+        )
     return LayerScales(first, between[0], last)
 
 
@@ -204,9 +207,7 @@ def train(
     Returns:
       The trained network and the :class:`Trace` of the N-layer run. The orthonormality error is the frame's.
     """
-    if (num_steps is None) == (record_intervals is None):
-        raise ValueError("give either num_steps (with record_every) or record_intervals")
-    lengths = training.intervals(num_steps, record_every) if num_steps is not None else record_intervals
+    lengths = training.lengths(num_steps, record_every, record_intervals)
     steps = LayerScales(*(step_size * s for s in layer_scales(scales)))
     network_start = reduced if layers else reduced._replace(prefixes=None)
 
@@ -228,7 +229,11 @@ def _gradients(network: Reduced, problem: Quadratic) -> tuple[jax.Array, jax.Arr
     gradient = problem.product_gradient(end_to_end(network))
     framed = matmul(gradient, transpose(network.first))
     relative = skew(matmul(transpose(network.frame), framed))
-    return matmul(transpose(network.frame), gradient), relative, stiefel.project_tangent(network.frame, framed)
+    return (
+        matmul(transpose(network.frame), gradient),
+        relative,
+        stiefel.project_tangent(network.frame, framed),
+    )
 
 
 def _at_rest(network: Reduced) -> Momenta:
@@ -239,7 +244,7 @@ def _at_rest(network: Reduced) -> Momenta:
 
 def _step(network: Reduced, momenta: Momenta | None, problem, steps: LayerScales, momentum: Number | None):
     first, middle, last = _gradients(network, problem)
-    if momenta is not None:
+    if momenta is not None and momentum is not None:
         first = momentum * momenta.first + first
         middle = momentum * skew(momenta.middle) + middle
         last = momentum * stiefel.project_tangent(network.frame, momenta.last) + last
@@ -271,7 +276,8 @@ def _measure(network: Reduced, problem: Quadratic, step: Count) -> training.Reco
     product = end_to_end(network)
     first, middle, last = _gradients(network, problem)
     squares = [jnp.sum(jnp.square(g)) for g in (first, middle, last)]
-    total = squares[0] + (network.num_layers - 2) * squares[1] + squares[2]
+    between = jnp.asarray(network.num_layers - 2, product.dtype)
+    total = squares[0] + between * squares[1] + squares[2]
     return training.Record(
         jnp.asarray(step, jnp.int32),
         problem.product_loss(product),

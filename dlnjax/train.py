@@ -7,13 +7,13 @@ length serves runs of any length, and the intervals and the depth can be traced:
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from dlnjax import network, stiefel
+from dlnjax import stiefel
 from dlnjax._types import Count, Params, Problem, Status, Trace
 
 #: Records without progress, or above ``BLOWUP`` times the start, after which a run counts as diverged.
@@ -96,17 +96,22 @@ def default_constrained(params: Params) -> tuple[bool, ...]:
     return (False, *([True] * (len(params) - 1)))
 
 
-def measure(params: Params, problem: Problem, step: Count, constrained: tuple[bool, ...], **depth: Any) -> Record:
+def measure(
+    params: Params, problem: Problem, step: Count, constrained: tuple[bool, ...], **depth: Any
+) -> Record:
     """Loss, distance, Riemannian gradient norm and orthonormality error at ``params``."""
     loss = problem.loss(params, **depth)
-    distance = problem.distance(params, **depth) if hasattr(problem, "distance") else jnp.sqrt(2 * jnp.abs(loss))
-    gradients = problem.gradients(params, step, **depth)
+    measured = getattr(problem, "distance", None)
+    distance = jnp.sqrt(2 * jnp.abs(loss)) if measured is None else measured(params, **depth)
+    gradients = problem.gradients(params, jnp.asarray(step, jnp.int32), **depth)
     riemannian = [
         stiefel.project_tangent(w, g) if held else g
         for w, g, held in zip(params, gradients, constrained, strict=True)
     ]
     squares = jnp.stack([jnp.sum(jnp.square(g)) for g in riemannian])
-    errors = [jnp.max(stiefel.orthonormality_error(w)) for w, held in zip(params, constrained, strict=True) if held]
+    errors = [
+        jnp.max(stiefel.orthonormality_error(w)) for w, held in zip(params, constrained, strict=True) if held
+    ]
     error = jnp.max(jnp.stack(errors)) if errors else jnp.zeros_like(loss)
     return Record(jnp.asarray(step, jnp.int32), loss, distance, jnp.sqrt(jnp.sum(squares)), error)
 
@@ -125,7 +130,7 @@ def start(carry: Any, report) -> tuple[Run, Trace]:
     zero = jnp.zeros((), jnp.int32)
     record = report(carry, zero)
     monitor = begin(record)
-    trace = Trace(*jax.tree.map(lambda a: a[None], (*record, monitor.status)), monitor.first_bad_step)
+    trace = _trace(jax.tree.map(lambda a: a[None], record), monitor.status[None], monitor)
     return Run(carry, monitor, jnp.full((), -1, jnp.int32), zero), trace
 
 
@@ -154,16 +159,22 @@ def advance(run: Run, one_step, report, *, intervals: jax.Array, tolerance: floa
         step = run.step + interval
         record = report(carry, step)
         monitor = observe(run.monitor, record, bad_step, tolerance)
-        return Run(carry, monitor, bad_step, step), (*record, monitor.status)
+        return Run(carry, monitor, bad_step, step), (record, monitor.status)
 
-    run, records = jax.lax.scan(one_record, run, jnp.asarray(intervals, jnp.int32))
-    return run, Trace(*records, run.monitor.first_bad_step)
+    run, (records, statuses) = jax.lax.scan(one_record, run, jnp.asarray(intervals, jnp.int32))
+    return run, _trace(records, statuses, run.monitor)
+
+
+def _trace(records: Record, statuses: jax.Array, monitor: Monitor) -> Trace:
+    return Trace(**records._asdict(), status=statuses, first_bad_step=monitor.first_bad_step)
 
 
 def join(first: Trace, second: Trace) -> Trace:
     """Two consecutive pieces of one trace."""
-    pieces = [jnp.concatenate([a, b]) for a, b in zip(first[:-1], second[:-1], strict=True)]
-    return Trace(*pieces, second.first_bad_step)
+    pieces = {
+        name: jnp.concatenate([getattr(first, name), getattr(second, name)]) for name in Trace._fields[:-1]
+    }
+    return Trace(**pieces, first_bad_step=second.first_bad_step)
 
 
 def scan(carry: Any, one_step, report, *, intervals: jax.Array, tolerance: float) -> tuple[Any, Trace]:
@@ -173,12 +184,16 @@ def scan(carry: Any, one_step, report, *, intervals: jax.Array, tolerance: float
     return run.carry, join(first, rest)
 
 
-def intervals(num_steps: int, record_every: int) -> jax.Array:
-    """Steps between records so that every ``record_every``-th step and the last are recorded.
+def lengths(num_steps: int | None, record_every: int, record_intervals: jax.Array | None) -> jax.Array:
+    """Steps between records: as given, or so that every ``record_every``-th step and the last are recorded.
 
     Raises:
-      ValueError: a number of steps below 1.
+      ValueError: neither or both of ``num_steps`` and ``record_intervals``, or a number of steps below 1.
     """
+    if (num_steps is None) == (record_intervals is None):
+        raise ValueError("give either num_steps (with record_every) or record_intervals")
+    if num_steps is None:
+        return jnp.asarray(record_intervals, jnp.int32)
     if num_steps < 1 or record_every < 1:
         raise ValueError(f"num_steps={num_steps}, record_every={record_every}; give integers of at least 1")
     whole, rest = divmod(num_steps, record_every)
@@ -218,9 +233,7 @@ def train(
     Raises:
       ValueError: neither or both of ``num_steps`` and ``record_intervals``, or fewer than one step.
     """
-    if (num_steps is None) == (record_intervals is None):
-        raise ValueError("give either num_steps (with record_every) or record_intervals")
-    lengths = intervals(num_steps, record_every) if num_steps is not None else record_intervals
+    between = lengths(num_steps, record_every, record_intervals)
     held = default_constrained(params) if constrained is None else constrained
     options = {} if depth is None else {"depth": depth}
 
@@ -228,12 +241,12 @@ def train(
         params, state = carry
         gradients = problem.gradients(params, step, **options)
         updates, state = optimizer.update(gradients, state, params)
-        params = optax.apply_updates(params, updates)
+        params = cast(Params, optax.apply_updates(params, updates))
         return (params, state), jnp.sum(params[0])
 
     def report(carry, step):
         return measure(carry[0], problem, step, held, **options)
 
     state = (params, optimizer.init(params))
-    (params, _), trace = scan(state, one_step, report, intervals=lengths, tolerance=tolerance)
+    (params, _), trace = scan(state, one_step, report, intervals=between, tolerance=tolerance)
     return params, trace

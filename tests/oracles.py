@@ -3,6 +3,8 @@
 Append-only; a function here imports nothing from the package it judges.
 """
 
+import itertools
+
 import numpy as np
 
 
@@ -123,7 +125,8 @@ def product_jacobian(layers, free):
 def rate_operator(layers, steps, root, free):
     """K = sum_i mu_i M_i M_i^T with M_i the Jacobian in the coordinates Delta C^{1/2}."""
     colour = np.kron(np.eye(layers[-1].shape[0]), root)
-    return sum(m * (colour @ j) @ (colour @ j).T for m, j in zip(steps, product_jacobian(layers, free), strict=True))
+    blocks = [colour @ j for j in product_jacobian(layers, free)]
+    return sum(m * j @ j.T for m, j in zip(steps, blocks, strict=True))
 
 
 def linearised_step(step, layers, free, h=1e-6):
@@ -143,9 +146,8 @@ def linearised_step(step, layers, free, h=1e-6):
     for i, basis in enumerate(bases):
         for column in range(basis.shape[1]):
             plus, minus = move(i, column, h), move(i, column, -h)
-            columns.append(
-                np.concatenate([b.T @ ((p - m) / (2 * h)).ravel() for b, p, m in zip(bases, plus, minus, strict=True)])
-            )
+            changes = [((p - m) / (2 * h)).ravel() for p, m in zip(plus, minus, strict=True)]
+            columns.append(np.concatenate([b.T @ c for b, c in zip(bases, changes, strict=True)]))
     return np.array(columns).T
 
 
@@ -178,3 +180,48 @@ def best_rank(target, root, rank):
     """The best rank-r product: truncated SVD of W_ls C^{1/2}, mapped back."""
     u, s, vt = np.linalg.svd(target @ root, full_matrices=False)
     return (u[:, :rank] * s[:rank]) @ vt[:rank] @ np.linalg.inv(root)
+
+
+def with_product(rng, dims, wanted):
+    """Layers of these widths, orthonormal behind the first, with product ``wanted`` (rank <= min(dims))."""
+    layers = [random_orthonormal(rng, n, p) for p, n in itertools.pairwise(dims)]
+    frame = chain_product(layers[1:])
+    have, _, _ = np.linalg.svd(frame)
+    want, _, _ = np.linalg.svd(wanted)
+    layers[-1] = want @ have.T @ layers[-1]
+    layers[0] = np.linalg.pinv(chain_product(layers[1:])) @ wanted
+    return layers
+
+
+def polar_factor(matrix):
+    """Polar factor through the SVD, any shape, leading batch axes."""
+    u, _, vt = np.linalg.svd(np.asarray(matrix, np.float64), full_matrices=False)
+    return u @ vt
+
+
+def qr_factor(matrix):
+    """Q of a tall matrix (wide: of its transpose, transposed) with positive diagonal of R."""
+    matrix = np.asarray(matrix, np.float64)
+    if matrix.shape[-1] > matrix.shape[-2]:
+        return qr_factor(matrix.swapaxes(-1, -2)).swapaxes(-1, -2)
+    q, r = np.linalg.qr(matrix)
+    return q * np.sign(np.diagonal(r, axis1=-2, axis2=-1))[..., None, :]
+
+
+def stiefel_geodesic(point, tangent, metric, steps=400):
+    """Geodesic at time 1 of a tall point by Runge-Kutta on its second order equation (no exponential)."""
+
+    def acceleration(y, v):
+        if metric == "embedded":
+            return -y @ (v.T @ v)
+        return -v @ (v.T @ y) - y @ ((y.T @ v) @ (y.T @ v) + v.T @ v)
+
+    y, v, h = np.asarray(point, np.float64), np.asarray(tangent, np.float64), 1 / steps
+    for _ in range(steps):
+        k1, l1 = v, acceleration(y, v)
+        k2, l2 = v + h / 2 * l1, acceleration(y + h / 2 * k1, v + h / 2 * l1)
+        k3, l3 = v + h / 2 * l2, acceleration(y + h / 2 * k2, v + h / 2 * l2)
+        k4, l4 = v + h * l3, acceleration(y + h * k3, v + h * l3)
+        y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        v = v + h / 6 * (l1 + 2 * l2 + 2 * l3 + l4)
+    return y

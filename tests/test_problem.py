@@ -27,10 +27,14 @@ def test_regression_equals_the_data(deficient):
     np.testing.assert_allclose(
         problem.loss(square, jnp.asarray(w)), 0.5 * np.sum((w @ x - y) ** 2), rtol=1e-13
     )
-    np.testing.assert_allclose(problem.gradient(square, jnp.asarray(w)), (w @ x - y) @ x.T, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(
+        problem.gradient(square, jnp.asarray(w)), (w @ x - y) @ x.T, rtol=1e-11, atol=1e-12
+    )
     best = y @ np.linalg.pinv(x, rcond=1e-10)
     np.testing.assert_allclose(square.target, best, atol=1e-12)
-    np.testing.assert_allclose(square.product_distance(jnp.asarray(w)), np.linalg.norm((w - best) @ x), rtol=1e-12)
+    np.testing.assert_allclose(
+        square.product_distance(jnp.asarray(w)), np.linalg.norm((w - best) @ x), rtol=1e-12
+    )
 
 
 def test_loss_does_not_cancel_at_a_solution():
@@ -49,7 +53,11 @@ def test_loss_does_not_cancel_at_a_solution():
 def test_optimum_of_a_rank_beats_every_other_product_of_that_rank(coloured):
     rng = np.random.default_rng(2)
     x, y = data(rng, inputs=5, outputs=4)
-    square = problem.regression(jnp.asarray(x), jnp.asarray(y)) if coloured else problem.whitened(jnp.asarray(y @ x.T))
+    square = (
+        problem.regression(jnp.asarray(x), jnp.asarray(y))
+        if coloured
+        else problem.whitened(jnp.asarray(y @ x.T))
+    )
     best = problem.with_optimum(square, 2)
     assert np.linalg.matrix_rank(np.asarray(best.optimum), tol=1e-9) == 2
     value = float(problem.loss(best, best.optimum))
@@ -75,6 +83,28 @@ def test_whitening_gives_the_same_loss_in_coordinates_of_identity_covariance():
     w = rng.standard_normal((3, 5))
     np.testing.assert_allclose(
         problem.loss(square, jnp.asarray(w)), 0.5 * np.sum((w @ white - y) ** 2), rtol=1e-12
+    )
+
+
+def test_principal_axes_only_rotate_the_inputs():
+    rng = np.random.default_rng(8)
+    x, y = data(rng, inputs=6, deficient=True)
+    square, map_ = problem.principal(jnp.asarray(x), jnp.asarray(y))
+    assert square.target.shape == (3, 5)
+    rotated = np.asarray(map_) @ x
+    np.testing.assert_allclose(rotated @ rotated.T, np.diag(np.asarray(square.covariance)), atol=1e-11)
+    np.testing.assert_allclose(np.asarray(map_) @ np.asarray(map_).T, np.eye(5), atol=1e-12)
+    w = rng.standard_normal((3, 5))
+    np.testing.assert_allclose(
+        problem.loss(square, jnp.asarray(w)), 0.5 * np.sum((w @ rotated - y) ** 2), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        problem.gradient(square, jnp.asarray(w)), (w @ rotated - y) @ rotated.T, rtol=1e-11, atol=1e-11
+    )
+    best = problem.with_optimum(square, 2)
+    direct = problem.with_optimum(problem.regression(jnp.asarray(x), jnp.asarray(y), rank_tolerance=1e-10), 2)
+    np.testing.assert_allclose(
+        problem.loss(best, best.optimum), problem.loss(direct, direct.optimum), rtol=1e-12
     )
 
 

@@ -41,7 +41,13 @@ def test_reduction_equals_the_layers(widths, coloured):
     scales = reduced.LayerScales(1.0, middle / mu, last / mu)
     ended, _ = jax.jit(
         lambda p: reduced.train(
-            reduced.reduce(p), square, step_size=mu, scales=scales, num_steps=steps, record_every=100, layers=True
+            reduced.reduce(p),
+            square,
+            step_size=mu,
+            scales=scales,
+            num_steps=steps,
+            record_every=100,
+            layers=True,
         )
     )(params)
     for _ in range(steps):
