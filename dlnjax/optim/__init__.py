@@ -1,0 +1,45 @@
+"""Optimizers that compose: optax links for orthonormal matrices, and recipes made of them.
+
+Links act on every leaf given, in any pytree: select leaves with ``optax.masked`` or ``optax.partition``, or let a
+recipe do it. Updates follow optax's sign; :func:`retract` returns new - old and is always last.
+"""
+
+from dlnjax.optim._adam import AdamState, scale_by_tangent_adam
+from dlnjax.optim._drift import DriftState, control_drift
+from dlnjax.optim._leaves import MatrixAxes
+from dlnjax.optim._line_search import ArmijoState, PolyakState, armijo_search, scale_by_polyak
+from dlnjax.optim._momentum import MomentumState, transport_momentum
+from dlnjax.optim._recipes import adam, armijo, gd, heavy_ball, nesterov, polyak, rgd
+from dlnjax.optim._retract import retract
+from dlnjax.optim._select import chain, labels, off, on
+from dlnjax.optim._step import StepState, scale_by_step
+from dlnjax.optim._tangent import project_to_tangent
+
+__all__ = [
+    "AdamState",
+    "ArmijoState",
+    "DriftState",
+    "MatrixAxes",
+    "MomentumState",
+    "PolyakState",
+    "StepState",
+    "adam",
+    "armijo",
+    "armijo_search",
+    "chain",
+    "control_drift",
+    "gd",
+    "heavy_ball",
+    "labels",
+    "nesterov",
+    "off",
+    "on",
+    "polyak",
+    "project_to_tangent",
+    "retract",
+    "rgd",
+    "scale_by_polyak",
+    "scale_by_step",
+    "scale_by_tangent_adam",
+    "transport_momentum",
+]

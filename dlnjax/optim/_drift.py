@@ -1,0 +1,58 @@
+"""Link: return to the manifold every k steps, for retractions and steps that drift."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Int
+
+from dlnjax import stiefel
+from dlnjax.optim._leaves import Axes, map_matrices
+from dlnjax.optim._retract import Last
+
+
+class DriftState(NamedTuple):
+    """Attributes:
+    count: steps taken.
+    """
+
+    count: Int[Array, ""]
+
+
+class DriftControl(Last):
+    """The one transformation that may follow a retraction: it takes and returns a finished displacement."""
+
+
+def control_drift(every: int, *, axes: Axes = None) -> optax.GradientTransformation:
+    """Every k-th step, replace ``W + u`` by the nearest point; the other steps pass untouched.
+
+    For retractions of your own that keep their point's rounding, or a plain step ``W + u`` corrected now and then.
+    Those of :mod:`dlnjax.stiefel` remove the drift themselves.
+
+    Args:
+      every: k >= 1.
+      axes: which axes form the matrix, see :class:`MatrixAxes`.
+
+    Raises:
+      ValueError: k < 1; in update, missing params or shapes that do not fit.
+    """
+    if every < 1:
+        raise ValueError(f"every is {every}; give a number of steps of at least 1")
+
+    def corrected(point: jax.Array, u: jax.Array) -> jax.Array:
+        return stiefel.project(point + u) - point
+
+    def update(updates: Any, state: DriftState, params: Any = None, **_: Any) -> tuple[Any, DriftState]:
+        count = optax.safe_increment(state.count)
+        due = count % every == 0
+
+        def now(u: Any) -> Any:
+            return map_matrices(corrected, axes, "control_drift", params, u)
+
+        return lax.cond(due, now, lambda u: u, updates), DriftState(count)
+
+    return DriftControl(lambda params: DriftState(jnp.zeros((), jnp.int32)), update)

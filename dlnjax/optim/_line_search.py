@@ -1,0 +1,149 @@
+"""Steps chosen from the loss: Polyak's rule as a link, Armijo backtracking along the retraction as a last link."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from dlnjax.optim._leaves import need_params
+from dlnjax.optim._momentum import cast
+from dlnjax.optim._retract import Last
+
+
+class ArmijoState(NamedTuple):
+    """Attributes:
+    step_size: the step the next search starts from.
+    trials: evaluations of the loss the last search took.
+    """
+
+    step_size: Float[Array, ""]
+    trials: Int[Array, ""]
+
+
+def _norm_squared(tree: Any, like: jax.Array) -> jax.Array:
+    return sum((jnp.sum(jnp.square(x)).astype(like.dtype) for x in jax.tree.leaves(tree)), jnp.zeros_like(like))
+
+
+def _moved(params: Any, displacement: Any) -> Any:
+    return jax.tree.map(jnp.add, params, displacement)
+
+
+def armijo_search(
+    finish: optax.GradientTransformation,
+    *,
+    step_size: float = 1.0,
+    shrink: float = 0.5,
+    grow: float = 2.0,
+    decrease: float = 1e-4,
+    max_trials: int = 40,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Backtrack along the curve that ``finish`` draws until ``f(new) <= f - c t ||xi||^2``.
+
+    Incoming updates are the Riemannian gradient ``xi``; trial displacements are ``finish(-t xi)``, ``finish`` being the
+    stateless last link (:func:`retract` on the constrained leaves). ``t`` starts at ``grow`` times the step accepted
+    before and shrinks by ``shrink``; if no trial passes, the params stay
+    [paper: Armijo 1966; Absil, Mahony & Sepulchre 2008, section 4.2].
+
+    ``update`` needs ``value`` (the loss at params) and ``value_fn`` (params -> loss), as optax's line searches do.
+
+    Raises:
+      ValueError: constants out of range; in update, missing params, ``value`` or ``value_fn``.
+    """
+    for name, number in (("shrink", shrink), ("decrease", decrease)):
+        if not 0 < number < 1:
+            raise ValueError(f"{name} is {number}; it must lie in (0, 1)")
+    if not (step_size > 0 and grow >= 1 and max_trials >= 1):
+        raise ValueError(f"step_size {step_size}, grow {grow}, max_trials {max_trials}: need > 0, >= 1, >= 1")
+
+    def init(params: Any) -> ArmijoState:
+        finish.init(params)
+        dtype = jax.dtypes.canonicalize_dtype(float)
+        return ArmijoState(jnp.asarray(step_size / grow, dtype), jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: Any,
+        state: ArmijoState,
+        params: Any = None,
+        *,
+        value: jax.Array | None = None,
+        value_fn: Callable[..., jax.Array] | None = None,
+        **extra: Any,
+    ) -> tuple[Any, ArmijoState]:
+        need_params(params, "armijo_search")
+        if value is None or value_fn is None:
+            raise ValueError("armijo_search needs the loss: update(..., value=loss, value_fn=loss_fn)")
+        value = jnp.asarray(value)
+        slope = _norm_squared(updates, value)
+        unused = {k: v for k, v in extra.items() if k != "grad"}
+
+        def displacement(t: jax.Array) -> Any:
+            steps = jax.tree.map(lambda u: -cast(t, u) * u, updates)
+            return finish.update(steps, finish.init(params), params)[0]
+
+        def fails(t: jax.Array) -> jax.Array:
+            new = value_fn(_moved(params, displacement(t)), **unused)
+            return ~(new <= value - cast(decrease * t, value) * slope)
+
+        def body(carry):
+            t, _, k = carry
+            t = t * shrink
+            return t, fails(t), k + 1
+
+        t = state.step_size * grow
+        t, failed, trials = lax.while_loop(lambda c: c[1] & (c[2] < max_trials), body, (t, fails(t), jnp.int32(1)))
+        t = jnp.where(failed, 0, t)
+        kept = jnp.where(failed, state.step_size * shrink, t)
+        return displacement(t), ArmijoState(kept, trials)
+
+    return ArmijoSearch(init, update)
+
+
+class ArmijoSearch(Last):
+    """Chooses the step and finishes it, so nothing may follow."""
+
+
+class PolyakState(NamedTuple):
+    """Attributes:
+    step_size: the step just taken.
+    """
+
+    step_size: Float[Array, ""]
+
+
+def scale_by_polyak(
+    minimum: float | jax.Array = 0.0, *, max_step_size: float | jax.Array = 1.0
+) -> optax.GradientTransformationExtraArgs:
+    r"""``u <- -min{mu_max, (f - f*) / ||u||^2} u``: Polyak's step on the Riemannian gradient.
+
+    [paper: Polyak 1969; the norm is that of the embedded metric over all leaves.]
+
+    Args:
+      minimum: f*, a lower bound of the loss that is attained.
+      max_step_size: mu_max.
+
+    ``update`` needs ``value``, the loss at params; without it a ValueError.
+    """
+
+    def init(params: Any) -> PolyakState:
+        del params
+        return PolyakState(jnp.zeros((), jax.dtypes.canonicalize_dtype(float)))
+
+    def update(updates: Any, state: PolyakState, params: Any = None, *, value: Any = None, **_: Any):
+        del params
+        if value is None:
+            raise ValueError("scale_by_polyak needs the loss: update(..., value=loss)")
+        value = jnp.asarray(value)
+        norm = _norm_squared(updates, value)
+        excess = jnp.maximum(value - cast(minimum, value), 0)
+        step = jnp.minimum(excess / jnp.where(norm > 0, norm, 1), cast(max_step_size, value))
+        step = jnp.where(norm > 0, step, 0)
+        scaled = jax.tree.map(lambda u: -cast(step, u) * u, updates)
+        return scaled, PolyakState(cast(step, state.step_size))
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,28 @@
+"""Link: project updates on the tangent space of the params."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optax
+
+from dlnjax import stiefel
+from dlnjax.optim._leaves import Axes, map_matrices
+
+
+def project_to_tangent(*, axes: Axes = None) -> optax.GradientTransformation:
+    """Replace each update g by its Riemannian part ``g - W sym(W^T g)`` (embedded metric); stateless.
+
+    Acts on every leaf given; select leaves with ``optax.masked`` or ``optax.partition``.
+
+    Args:
+      axes: which axes form the matrix, see :class:`MatrixAxes`; the last two by default.
+
+    Raises (in update):
+      ValueError: missing params, unequal structures or shapes, a leaf that is no matrix. TypeError: dtypes.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return map_matrices(stiefel.project_tangent, axes, "project_to_tangent", params, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
