@@ -1,0 +1,35 @@
+"""What the papers and this project's own derivations predict, as functions of a network and a problem.
+
+``rates`` (operators, closed forms, the reduction), ``guarantee`` (what is proved), ``momentum`` and
+``scaling`` (what other steps would give), ``hessian`` (any problem, by differentiation), ``gauge`` (the
+symmetry and its distance), ``descent`` (source B), ``flow`` (source C), ``modes`` (source E), and
+``campaign`` (many instances held against a statement). Docstrings say which statements are a paper's
+[paper] and which were derived here [derived]: checked numerically, not peer reviewed.
+"""
+
+from importlib import import_module
+
+__all__ = [
+    "campaign",
+    "closed",
+    "descent",
+    "flow",
+    "gauge",
+    "guarantee",
+    "hessian",
+    "modes",
+    "momentum",
+    "rates",
+    "scaling",
+    "spectrum",
+]
+
+
+def __getattr__(name: str):
+    if name in __all__:
+        return import_module(f"dlnjax.theory.{name}")
+    raise AttributeError(f"module 'dlnjax.theory' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

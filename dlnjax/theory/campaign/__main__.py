@@ -1,0 +1,7 @@
+"""``python -m dlnjax.theory.campaign``."""
+
+import sys
+
+from dlnjax.theory.campaign import main
+
+sys.exit(main())

@@ -1,0 +1,151 @@
+"""Closed forms of the spectrum: what depth does to the rate, with no matrix formed [derived].
+
+Valid for whitened data, layers behind the first orthonormal and an optimum that the network reaches
+(or misses by a residual of given singular values). Host arithmetic on a few numbers, at any depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dlnjax._types import Rate
+from dlnjax.theory import _host, spectrum
+
+
+def closed_form(
+    singular_values: Sequence[float],
+    *,
+    dims: Sequence[int],
+    step_size: Any,
+    scales: Any = None,
+    residual: Sequence[float] = (),
+) -> Rate:
+    r"""The rate for whitened data from the singular values of the product alone [derived].
+
+    For equal hidden widths ``r <= d_N``, ``r <= d_0``, steps ``mu`` (layer 1) and ``mu_i``, with
+    ``s = sum_{i>=2} mu_i``, the nonzero eigenvalues of ``K`` are
+
+    - ``mu``, multiplicity ``r + r(r-1)/2 + r(d_0 - r)``;
+    - ``mu + s (sigma_a^2 + sigma_b^2)/2`` for ``a < b``;
+    - ``mu_N sigma_a^2``, multiplicity ``d_N - r`` each.
+
+    With a residual of singular values ``s_k`` (the product is the best of rank r), every pair (a, k) has
+    ``eig [[mu, -sqrt(mu mu_N) s_k], [-sqrt(mu mu_N) s_k, mu_N sigma_a^2]]`` in place of one ``mu`` and one
+    ``mu_N sigma_a^2``. With widths ``d_1 <= ... <= d_N`` and equal steps ``mu'`` behind the first, the last
+    block is ``mu' sigma_a^2 (1 + (N - j)/2)``, multiplicity ``d_j - d_{j-1}``, ``j = 2, ..., N``.
+
+    Args:
+      singular_values: of the product at the solution, at most r positive ones (zeros are dropped: they
+        give zero eigenvalues).
+      dims: ``(d_0, ..., d_N)``.
+      step_size: ``mu > 0``.
+      scales: ``(first, middle, last)`` or one multiplier a layer; None is all ones.
+      residual: singular values of ``W - T`` at the best rank-r product; zeros may be left out.
+
+    Returns:
+      The :class:`~dlnjax._types.Rate`; ``num_zero`` counts in the space of products, ``d_N d_0`` (with a
+      residual: in the layers' tangent spaces, as ``predict`` does).
+
+    Raises:
+      ValueError: outside the conditions above.
+    """
+    widths = [int(d) for d in dims]
+    steps = _host.layer_steps(step_size, scales, len(widths) - 1)
+    sigma = _checked(singular_values, widths)
+    if len(residual) and np.any(np.asarray(residual) > 0):
+        values, counts = _with_residual(sigma, widths, steps, np.asarray(residual, float))
+        total = tangent_dimension(widths)
+    else:
+        values, counts = _realizable(sigma, widths, steps)
+        total = widths[0] * widths[-1]
+    return spectrum.rate(spectrum.extremes(values, counts), float(step_size), total)
+
+
+def tangent_dimension(dims: Sequence[int]) -> int:
+    """Dimension of the space of layers: ``W_1`` free, the others on their Stiefel manifolds."""
+    pairs = list(zip(dims[1:], dims[:-1], strict=True))
+    return pairs[0][0] * pairs[0][1] + sum(n * p - min(n, p) * (min(n, p) + 1) // 2 for n, p in pairs[1:])
+
+
+def _checked(singular_values: Sequence[float], dims: list[int]) -> np.ndarray:
+    """Singular values padded with zeros to ``r = d_1``, the conditions checked."""
+    sigma = np.asarray(singular_values, dtype=np.float64)
+    if sigma.ndim != 1 or sigma.size == 0 or not np.all(np.isfinite(sigma)) or np.any(sigma < 0):
+        raise ValueError(f"singular_values={singular_values}; give a list of finite numbers >= 0")
+    sigma = np.sort(sigma[sigma > 1e-12 * sigma.max(initial=0.0)])[::-1]
+    rank, d0, r = sigma.size, dims[0], dims[1]
+    if not 1 <= rank <= r:
+        raise ValueError(
+            f"{rank} positive singular values for width d_1={r}; the product has rank at most {r}"
+        )
+    if d0 < r:
+        raise ValueError(f"d_0={d0} is below d_1={r}: outside the closed form; use rates.predict")
+    if np.any(np.diff(dims[1:]) < 0):
+        raise ValueError(
+            f"dims={_short(dims)} shrink behind the first layer: outside the closed form; use rates.predict"
+        )
+    return np.concatenate([sigma, np.zeros(r - rank)])
+
+
+def _short(dims: list[int]) -> str:
+    return str(tuple(dims)) if len(dims) <= 8 else f"({', '.join(map(str, dims[:4]))}, ..., {dims[-1]})"
+
+
+def _common(sigma: np.ndarray, d0: int, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The blocks inside the column space but for ``mu`` on the rows outside: ``mu`` and the pairs."""
+    r = sigma.size
+    a, b = np.triu_indices(r, 1)
+    pairs = steps[0] + steps[1:].sum() * (sigma[a] ** 2 + sigma[b] ** 2) / 2
+    values = np.concatenate([[steps[0]], pairs])
+    return values, np.concatenate([[r + r * (r - 1) // 2], np.ones(pairs.size, int)])
+
+
+def _realizable(sigma: np.ndarray, dims: list[int], steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    values, counts = _common(sigma, dims[0], steps)
+    growth = np.diff(dims[1:])
+    if np.any(growth[:-1] > 0) and np.ptp(steps[1:]) > 1e-12 * steps[1]:
+        raise ValueError("growing hidden widths need equal steps behind the first layer; use rates.predict")
+    places = np.flatnonzero(growth)
+    remaining = growth.size - 1 - places
+    # where only the last layer grows, remaining is 0 there and the middle steps do not matter
+    weights = steps[-1] * (1 + remaining / 2)
+    outer = np.outer(weights, sigma**2).ravel()
+    values = np.concatenate([values, [steps[0]], outer])
+    counts = np.concatenate(
+        [counts, [sigma.size * (dims[0] - sigma.size)], np.repeat(growth[places], sigma.size)]
+    )
+    return values, counts
+
+
+def _with_residual(sigma, dims: list[int], steps, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    r, d0, dn = sigma.size, dims[0], dims[-1]
+    residual = np.sort(residual[residual > 0])[::-1]
+    if any(d != r for d in dims[1:-1]):
+        raise ValueError(
+            "a residual with unequal hidden widths is outside the closed form; use rates.predict"
+        )
+    if sigma[-1] <= 0:
+        raise ValueError(
+            f"a product of rank below the width {r} with a residual is no minimum; give {r} values"
+        )
+    if residual.size > min(d0, dn) - r:
+        raise ValueError(
+            f"{residual.size} residual singular values; at most min(d_0, d_N) - r = {min(d0, dn) - r}"
+        )
+    if residual[0] >= sigma[-1]:
+        raise ValueError(
+            f"residual singular value {residual[0]} is not below sigma_r={sigma[-1]}: not the best rank {r}"
+        )
+    values, counts = _common(sigma, d0, steps)
+    mu, last = steps[0], steps[-1]
+    s, a = np.meshgrid(residual, sigma)
+    mean, half = (mu + last * a**2) / 2, np.hypot((mu - last * a**2) / 2, np.sqrt(mu * last) * s)
+    high = mean + half
+    low = mu * last * (a**2 - s**2) / high  # the determinant over the other root: no cancellation
+    rest = [mu], last * sigma**2
+    counted = [r * (d0 - r - residual.size)], np.full(r, dn - r - residual.size)
+    values = np.concatenate([values, high.ravel(), low.ravel(), *rest])
+    return values, np.concatenate([counts, np.ones(2 * s.size, int), *counted])

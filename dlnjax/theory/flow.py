@@ -1,0 +1,163 @@
+r"""Source C: gradient flow of balanced networks is a Riemannian flow of the product.
+
+With balanced layers ``dW/dt = -A_W(dL/dW)``,
+
+.. math:: A_W(Z) = \sum_{j=1}^N (W W^T)^{(N-j)/N}\, Z\, (W^T W)^{(j-1)/N} .
+
+``A_W`` is the inverse of a metric on the products of fixed rank. Integration is diffrax's (extra ``flow``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlnjax import network
+from dlnjax._linalg import matmul, transpose
+from dlnjax._types import Params
+from dlnjax.problem import Quadratic
+
+#: Singular values below this fraction of the largest count as zero; power 0 is the identity.
+ZERO = 1e-9
+
+
+def _powers(product: jax.Array, num_layers: int, direction: jax.Array):
+    left, values, right = jnp.linalg.svd(product, full_matrices=True)
+    kept = jnp.where(values > ZERO * jnp.max(values), values, 0)
+    return left, kept, right, matmul(matmul(transpose(left), direction), transpose(right))
+
+
+def _coefficients(values: jax.Array, shape: tuple[int, ...], num_layers: int) -> jax.Array:
+    """``sum_j s_a^{2(N-j)/N} s_b^{2(j-1)/N}`` with ``0^0 = 1``, over the full singular bases: ``shape``."""
+    left = jnp.zeros(shape[0], values.dtype).at[: values.size].set(values)
+    right = jnp.zeros(shape[1], values.dtype).at[: values.size].set(values)
+
+    def power(x: jax.Array, exponent: float) -> jax.Array:
+        if exponent == 0:
+            return jnp.ones_like(x)
+        return jnp.where(x > 0, jnp.where(x > 0, x, 1) ** exponent, 0)
+
+    terms = [
+        power(left, 2 * (num_layers - j) / num_layers)[:, None] * power(right, 2 * (j - 1) / num_layers)[None]
+        for j in range(1, num_layers + 1)
+    ]
+    return jnp.sum(jnp.stack(terms), axis=0)
+
+
+def operator(product: jax.Array, direction: jax.Array, num_layers: int) -> jax.Array:
+    """``A_W(Z)`` of source C [paper].
+
+    Args:
+      product: ``W (d_N, d_0)``.
+      direction: ``Z``, of the same shape.
+      num_layers: N >= 1.
+
+    Raises:
+      ValueError: shapes that differ, or no layer.
+    """
+    if product.shape != direction.shape or product.ndim != 2:
+        raise ValueError(
+            f"product {product.shape} and direction {direction.shape}; give two matrices of one shape"
+        )
+    if num_layers < 1:
+        raise ValueError(f"num_layers={num_layers}; give at least 1")
+    left, values, right, inner = _powers(product, num_layers, direction)
+    scaled = _coefficients(values, product.shape, num_layers) * inner
+    return matmul(matmul(left, scaled), right)
+
+
+def spectrum(product: Any, num_layers: int) -> np.ndarray:
+    """Eigenvalues of ``A_W``: ``sum_j s_a^{2(N-j)/N} s_b^{2(j-1)/N}``, ascending, ``d_N d_0`` of them."""
+    product = jnp.asarray(product)
+    values = jnp.linalg.svd(product, compute_uv=False)
+    values = jnp.where(values > ZERO * jnp.max(values), values, 0)
+    return np.sort(np.asarray(_coefficients(values, product.shape, num_layers)).ravel())
+
+
+def metric(product: jax.Array, first: jax.Array, second: jax.Array, num_layers: int) -> jax.Array:
+    """The Riemannian metric ``<A_W^{-1}(Z_1), Z_2>`` on directions tangent to the products of W's rank.
+
+    Parts of a direction outside the range of ``A_W`` are ignored.
+    """
+    left, values, right, inner = _powers(product, num_layers, first)
+    other = matmul(matmul(transpose(left), second), transpose(right))
+    weights = _coefficients(values, product.shape, num_layers)
+    inverse = jnp.where(weights > 0, 1 / jnp.where(weights > 0, weights, 1), 0)
+    return jnp.sum(inner * inverse * other)
+
+
+def velocity(product: jax.Array, problem: Quadratic, num_layers: int) -> jax.Array:
+    """``-A_W(dL/dW)``."""
+    return -operator(product, problem.product_gradient(product), num_layers)
+
+
+def integrate_layers(
+    params: Params, problem: Quadratic, times: jax.Array, *, tolerance: float = 1e-9
+) -> Params:
+    """Gradient flow ``dW_i/dt = -g_i`` of all layers, at the given times.
+
+    Args:
+      params: the start; balanced where it is to agree with :func:`integrate_product`.
+      problem: a square loss of the product.
+      times: ``(T,)`` increasing, the first is the start's time.
+      tolerance: relative and absolute, of the adaptive integrator.
+
+    Returns:
+      Params with a leading axis of length T on every leaf.
+
+    Raises:
+      ImportError: without the extra ``flow``.
+    """
+
+    def field(t, layers, _):
+        gradients = problem.gradients(layers, jnp.zeros((), jnp.int32))
+        return jax.tree.map(jnp.negative, gradients)
+
+    return _integrate(field, params, times, tolerance)
+
+
+def integrate_product(
+    product: jax.Array, problem: Quadratic, times: jax.Array, num_layers: int, *, tolerance: float = 1e-9
+) -> jax.Array:
+    """The flow of the product alone, ``dW/dt = -A_W(dL/dW)``, ``(T, d_N, d_0)``; arguments as above."""
+    return _integrate(lambda t, w, _: velocity(w, problem, num_layers), product, times, tolerance)
+
+
+def _integrate(field, start, times: jax.Array, tolerance: float) -> Any:
+    try:
+        import diffrax
+    except ImportError as missing:
+        raise ImportError("integrating a flow needs diffrax: pip install 'dlnjax[flow]'") from missing
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(field),
+        diffrax.Dopri8(),
+        t0=times[0],
+        t1=times[-1],
+        dt0=None,
+        y0=start,
+        saveat=diffrax.SaveAt(ts=times),
+        stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
+        max_steps=16**4,
+    )
+    return solution.ys
+
+
+def descent(params: Params, problem: Quadratic, step_size: Any, num_steps: int) -> Params:
+    """Plain gradient descent on all layers: the flow's explicit Euler scheme."""
+
+    def step(_, layers: Params) -> Params:
+        gradients = problem.gradients(layers, jnp.zeros((), jnp.int32))
+        return jax.tree.map(lambda w, g: w - step_size * g, layers, gradients)
+
+    return jax.lax.fori_loop(0, num_steps, step, params)
+
+
+def descent_gap(params: Params, problem: Quadratic, time: float, num_steps: int, *, tolerance: float = 1e-10):
+    """``||W_gd - W_flow||_F`` of the product at one time: falls like the step, ``time / num_steps``."""
+    flowed = integrate_layers(params, problem, jnp.array([0.0, time]), tolerance=tolerance)
+    end = network.end_to_end(jax.tree.map(lambda leaf: leaf[-1], flowed))
+    stepped = network.end_to_end(descent(params, problem, time / num_steps, num_steps))
+    return jnp.linalg.norm(stepped - end)

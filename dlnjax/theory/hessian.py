@@ -1,0 +1,169 @@
+r"""Rates where no closed form reaches: automatic differentiation of any problem, in double precision.
+
+The layers move along ``W + P(xi) - W P(xi)^T P(xi) / 2``, which stays on the manifold to second order, so
+plain second derivatives along it are the Riemannian Hessian. For outputs that are fitted exactly the
+Gauss-Newton part is all there is: the operator ``J diag(mu) P J^T``, J the Jacobian of the outputs. Both
+form their matrix; they are for networks of at most a few thousand numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlnjax import network
+from dlnjax._linalg import matmul, sym, transpose
+from dlnjax._types import Params, Problem, Rate
+from dlnjax.theory import _host, spectrum
+from dlnjax.theory._operator import layer_metric
+
+
+def matrix(
+    params: Params, problem: Problem, *, step_size: Any = 1.0, scales: Any = None, constrained: Any = None
+) -> np.ndarray:
+    r"""``sqrt(mu) P H P sqrt(mu)``: the Riemannian Hessian of ``problem.loss``, weighted by the steps.
+
+    Rows are all entries of all layers, in order; directions off a layer's manifold give zero rows.
+
+    Args:
+      params: layers, runs allowed (they are taken apart).
+      problem: anything with ``loss(params)`` that is a pytree.
+      step_size, scales, constrained: as in ``rates.predict``.
+    """
+    net = _host.chain(params, step_size, scales, constrained)
+    with jax.enable_x64(True):
+        function = _along(net, _double(problem).loss)
+        found = jax.jit(jax.hessian(function))(jnp.zeros(_size(net), jnp.float64))
+        return np.asarray(found)
+
+
+def predict_hessian(
+    params: Params, problem: Problem, *, step_size: Any, scales: Any = None, constrained: Any = None
+) -> Rate:
+    """The rate at a critical point of any problem, from the weighted Hessian over the layers [derived].
+
+    ``num_zero`` counts in the layers' tangent spaces. A negative eigenvalue (a saddle) is reported as
+    ``eigenvalue_min``, with ``step_max`` 0.
+    """
+    net = _host.chain(params, step_size, scales, constrained)
+    found = matrix(params, problem, step_size=step_size, scales=scales, constrained=constrained)
+    extremes = spectrum.extremes(np.linalg.eigvalsh(found))
+    return spectrum.rate(extremes, step_size, _tangent_size(net))
+
+
+def predict_outputs(
+    params: Params,
+    outputs: Callable[[Params], jax.Array],
+    *,
+    step_size: Any,
+    scales: Any = None,
+    constrained: Any = None,
+) -> Rate:
+    r"""The rate of ``1/2 ||outputs(params) - y||^2`` where the outputs are fitted exactly [derived].
+
+    The nonzero spectrum of ``J diag(mu) P J^T``. Nonlinear activations lift the gauge directions to tiny
+    eigenvalues: look at ``eigenvalue_min`` before reading a rate off a run.
+
+    Args:
+      params: layers, runs allowed.
+      outputs: ``params -> array``, for instance ``lambda p: network.forward(p, x, jnp.tanh)``.
+      step_size, scales, constrained: as in ``rates.predict``.
+
+    Returns:
+      The rate; ``num_zero`` counts among the outputs.
+    """
+    net = _host.chain(params, step_size, scales, constrained)
+    values = singular_values(params, outputs, step_size=step_size, scales=scales, constrained=constrained)
+    count = int(np.prod(jax.eval_shape(outputs, tuple(params)).shape))
+    return spectrum.rate(spectrum.extremes(values**2), step_size, max(count, min(count, _size(net))))
+
+
+def singular_values(
+    params: Params,
+    outputs: Callable[[Params], jax.Array],
+    *,
+    step_size: Any = 1.0,
+    scales: Any = None,
+    constrained: Any = None,
+) -> np.ndarray:
+    """Singular values of ``J P sqrt(mu)``, descending: the square roots of the operator's spectrum."""
+    net = _host.chain(params, step_size, scales, constrained)
+    with jax.enable_x64(True):
+        function = _along(net, lambda p: outputs(p).ravel())
+        jacobian = np.asarray(jax.jit(jax.jacfwd(function))(jnp.zeros(_size(net), jnp.float64)))
+    return np.linalg.svd(jacobian, compute_uv=False)
+
+
+def _along(net: _host.Chain, function: Callable[[Params], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+    """``function`` of the layers as a function of the flat weighted tangent coordinates."""
+    layers = [jnp.asarray(w) for w in net.layers]
+    roots = np.sqrt(net.steps)
+
+    def moved(flat: jax.Array) -> jax.Array:
+        place, result = 0, []
+        for w, root, held in zip(layers, roots, net.constrained, strict=True):
+            xi = float(root) * flat[place : place + w.size].reshape(w.shape)
+            place += w.size
+            result.append(_curve(w, xi) if held else w + xi)
+        return function(tuple(result))
+
+    return moved
+
+
+def _curve(point: jax.Array, vector: jax.Array) -> jax.Array:
+    """A curve on the Stiefel manifold to second order, along the tangent part of ``vector``."""
+    if point.shape[0] < point.shape[1]:
+        return transpose(_curve(transpose(point), transpose(vector)))
+    tangent = vector - matmul(point, sym(matmul(transpose(point), vector)))
+    return point + tangent - matmul(point, matmul(transpose(tangent), tangent)) / 2
+
+
+def _double(problem: Any) -> Any:
+    """The problem with its floating arrays in double precision."""
+
+    def cast(leaf: Any) -> Any:
+        if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating):
+            return jnp.asarray(np.asarray(leaf), jnp.float64)
+        return leaf
+
+    return jax.tree.map(cast, problem)
+
+
+def _size(net: _host.Chain) -> int:
+    return sum(w.size for w in net.layers)
+
+
+def _tangent_size(net: _host.Chain) -> int:
+    return sum(
+        w.size - held * (min(w.shape) * (min(w.shape) + 1) // 2)
+        for w, held in zip(net.layers, net.constrained, strict=True)
+    )
+
+
+def tangent_kernel(params: Params) -> np.ndarray:
+    r"""``Delta -> sum_i A_i A_i^T Delta B_i^T B_i``, ``(d_N d_0, d_N d_0)`` on row-major products.
+
+    The neural tangent kernel of the product, all layers free. Square orthogonal layers give exactly
+    ``N`` times the identity (source E, Hu et al.).
+    """
+    net = _host.chain(params, constrained=[False] * len(params))
+    shape = net.layers[-1].shape[0], net.layers[0].shape[1]
+    size = shape[0] * shape[1]
+    image = layer_metric(net)(np.eye(size).reshape(-1, *shape)).reshape(size, size)
+    return (image + image.T) / 2
+
+
+def kernel_condition(params: Params) -> float:
+    """Largest over smallest nonzero eigenvalue of the tangent kernel."""
+    found = spectrum.extremes(np.linalg.eigvalsh(tangent_kernel(params)))
+    return found.largest / found.smallest
+
+
+def smallest_curvature(params: Params, problem: Problem) -> float:
+    """The smallest eigenvalue of the Euclidean Hessian over the layers, none of them constrained."""
+    found = matrix(params, problem, constrained=[False] * network.num_layers(params))
+    return float(np.linalg.eigvalsh(found)[0])

@@ -1,0 +1,66 @@
+r"""Heavy ball on the same spectrum: what momentum buys, and what depth then costs [derived].
+
+With ``m <- beta m + g`` and ``W <- W - mu m`` every mode of the linearised step obeys
+``z^2 - (1 + beta - lambda) z + beta = 0``. At the best step and momentum the factor is
+``(sqrt(Lambda) - 1) / (sqrt(Lambda) + 1)``, ``Lambda = lambda_max / lambda_min``: over orthonormal layers
+``1 - c / sqrt(N)`` where plain descent has ``1 - c / N``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dlnjax._types import Rate
+
+
+class Best(NamedTuple):
+    """The best heavy ball for a spectrum: its factor, momentum ``beta`` and step size ``mu``."""
+
+    factor: float
+    momentum: float
+    step_size: float
+
+
+def mode_factor(eigenvalue: Any, momentum: float) -> np.ndarray:
+    """Modulus of the larger root of ``z^2 - (1 + beta - lambda) z + beta``, over an array of eigenvalues."""
+    trace = 1 + momentum - np.asarray(eigenvalue, dtype=np.float64)
+    square = trace**2 - 4 * momentum
+    real = (np.abs(trace) + np.sqrt(np.maximum(square, 0))) / 2
+    return np.where(square < 0, np.sqrt(momentum), real)
+
+
+def predict(rate: Rate, momentum: float) -> float:
+    """The factor per step of heavy ball at the step size that ``rate`` was predicted for.
+
+    The modulus falls and then rises in the eigenvalue, so the extreme ones decide. On the double root the
+    error carries a further factor linear in the step.
+
+    Args:
+      rate: from ``rates.predict`` (its eigenvalues contain the step size).
+      momentum: ``beta`` in [0, 1).
+
+    Raises:
+      ValueError: a momentum outside [0, 1).
+    """
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum={momentum}; give a number in [0, 1)")
+    return float(np.max(mode_factor([rate.eigenvalue_min, rate.eigenvalue_max], momentum)))
+
+
+def step_max(rate: Rate, step_size: float, momentum: float) -> float:
+    """The stability edge ``2 (1 + beta) mu / lambda_max``."""
+    return 2 * (1 + momentum) * step_size / rate.eigenvalue_max
+
+
+def best(rate: Rate, step_size: float) -> Best:
+    """The momentum and step size with the smallest factor for this spectrum (Polyak).
+
+    Args:
+      rate: from ``rates.predict`` at ``step_size``.
+      step_size: the mu of that prediction.
+    """
+    low, high = np.sqrt(rate.eigenvalue_min), np.sqrt(rate.eigenvalue_max)
+    factor = float((high - low) / (high + low))
+    return Best(factor, factor**2, float(4 * step_size / (low + high) ** 2))
