@@ -1,0 +1,64 @@
+"""Sweeps: a config names a grid of networks, every cell is trained once, and the store keeps the results.
+
+``load`` or ``grid`` make a :class:`Sweep`, ``run`` computes what its folder lacks, ``read`` gives the results as one
+table. Importing this pulls in neither JAX nor pyarrow.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from dlnjax.sweep.spec import Cell, SpecError, Sweep, grid, load
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    import pyarrow as pa
+
+    from dlnjax.sweep.drive import Outcome
+
+__all__ = ["Cell", "SpecError", "Sweep", "grid", "load", "read", "run"]
+
+
+def run(
+    sweep: Sweep,
+    out: Path | str,
+    *,
+    executor: Executor | None = None,
+    workers: int = 0,
+    extend: bool = False,
+    progress: str = "quiet",
+    stream: TextIO | None = None,
+) -> Outcome:
+    """Computes the cells that ``out`` lacks; interrupted at any moment, the same call finishes the rest.
+
+    Args:
+      sweep: from :func:`load` or :func:`grid`.
+      out: the folder of the results; made if absent.
+      executor: any ``concurrent.futures.Executor``; None runs in this process.
+      workers: spawn this many processes instead, at least 1; 0 for none.
+      extend: allow a sweep with more cells than the folder was made for.
+      progress: ``auto``, ``bars``, ``lines``, ``json`` or ``quiet``, written to ``stream`` (standard error).
+
+    Returns:
+      What was done (``drive.Outcome``); ``outcome.failed`` names shards that could not be computed.
+
+    Raises:
+      manifest.ConfigChanged: the folder holds the results of another sweep.
+    """
+    from dlnjax.sweep import drive, engines
+    from dlnjax.sweep import progress as listeners
+
+    listen = listeners.choose(progress, stream)
+    if not workers:
+        return drive.run(sweep, out, executor=executor, extend=extend, listen=listen)
+    with engines.Workers(workers) as pool:
+        return drive.run(sweep, out, executor=pool, extend=extend, listen=listen)
+
+
+def read(out: Path | str) -> pa.Table:
+    """The results in a folder: one row a cell, as far as they are computed (columns: the documentation's "store")."""
+    from dlnjax.sweep import store
+
+    return store.read(out)

@@ -1,0 +1,259 @@
+"""What a sweep is: frozen values, the cells they span, and the names (hashes) those cells keep for ever.
+
+A :class:`Sweep` is one question with one problem; every :class:`Grid` of it is a product of lists, and
+every :class:`Cell` of the product is one training run. A cell is named by all its coordinates together with
+what else changes its numbers (problem, start, record), so that the same name never means two results.
+
+The dataclasses trust their fields: make them with ``spec.load`` or ``spec.grid``, which validate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+
+from dlnjax.sweep import toml
+
+#: Keys of a grid from the slowest to the fastest in the order of cells.
+GRID_ORDER = (
+    "step_rule",
+    "step",
+    "engine",
+    "start",
+    "retraction",
+    "optimizer",
+    "data",
+    "width",
+    "depth",
+    "seed",
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Where the target comes from; what does not belong to the kind is None or empty.
+
+    Attributes:
+      kind: ``teacher``, ``digits``, ``mnist`` or ``file``.
+      input_dim, output_dim: ``d_0`` and ``d_N`` of a teacher, at least 1.
+      singular_values: the teacher's spectrum, positive and nonincreasing; its length is the rank.
+      path: absolute path of the user's ``.npz``.
+      digest: sha256 (hex) of the arrays in that file. It takes the path's place in every hash: a file may
+        move, its numbers may not change.
+    """
+
+    kind: str
+    input_dim: int | None = None
+    output_dim: int | None = None
+    singular_values: tuple[float, ...] = ()
+    path: str | None = None
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """Numbers of the two starts.
+
+    ``near`` is the solution plus noise of total Frobenius norm distance/depth; ``haar`` has Haar layers, the
+    first times first_scale.
+    """
+
+    distance: float
+    first_scale: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """How often a cell is looked at and when it ends; meanings as in the configuration reference."""
+
+    records: int
+    tolerance: float
+    depth_of_fit: float
+    max_steps: int
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One ``[[grid]]``: a nonempty tuple a key; the product of them all is its cells."""
+
+    step_rule: tuple[str, ...]
+    step: tuple[float, ...]
+    engine: tuple[str, ...]
+    start: tuple[str, ...]
+    retraction: tuple[str, ...]
+    optimizer: tuple[str, ...]
+    data: tuple[str, ...]
+    width: tuple[int, ...]
+    depth: tuple[int, ...]
+    seed: tuple[int, ...]
+
+    def points(self) -> Iterator[dict]:
+        """The product of all lists, as one dict of coordinates a point, the seed fastest."""
+        for point in itertools.product(*(getattr(self, name) for name in GRID_ORDER)):
+            yield dict(zip(GRID_ORDER, point, strict=True))
+
+    def size(self) -> int:
+        """How many points the product has, duplicates included."""
+        count = 1
+        for name in GRID_ORDER:
+            count *= len(getattr(self, name))
+        return count
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run, all coordinates resolved: engine is ``layers`` or ``reduced``, never ``auto``.
+
+    ``retraction`` is ``none`` for the optimizer ``gd``, which has none, so that a product over retractions
+    does not repeat the same run under several names. ``content`` is the sha256 (hex) of ``Sweep.shared``: it
+    makes the key hold everywhere, and is no coordinate.
+    """
+
+    study: str
+    data: str
+    depth: int
+    width: int
+    seed: int
+    step_rule: str
+    step: float
+    engine: str
+    start: str
+    retraction: str
+    optimizer: str
+    precision: str
+    content: str
+
+    def coordinates(self) -> dict[str, str | int | float]:
+        """The columns a store keeps to tell cells apart, by name: all fields but ``content``."""
+        return {field.name: getattr(self, field.name) for field in fields(self)[:-1]}
+
+    def key(self) -> str:
+        """Name of the cell for ever: sha256 (hex) of its coordinates and its content."""
+        return self._key
+
+    @cached_property
+    def _key(self) -> str:
+        return _digest({**self.coordinates(), "content": self.content})
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A validated configuration; see the module ``spec`` for the ways to make one."""
+
+    study: str
+    question: str
+    precision: str
+    problem: Problem
+    start: Start
+    record: Record
+    grids: tuple[Grid, ...]
+
+    @cached_property
+    def shared(self) -> str:
+        """What all cells share and what changes their numbers, as canonical JSON (no path in it)."""
+        problem = asdict(replace(self.problem, path=None))
+        return _canonical({"problem": problem, "start": asdict(self.start), "record": asdict(self.record)})
+
+    @cached_property
+    def _content(self) -> str:
+        return hashlib.sha256(self.shared.encode()).hexdigest()
+
+    def cells(self) -> list[Cell]:
+        """All cells in grid order, each once however many grids or list entries name it."""
+        return list(self._cells)
+
+    @cached_property
+    def _cells(self) -> tuple[Cell, ...]:
+        return tuple(dict.fromkeys(self._cell(point) for grid in self.grids for point in grid.points()))
+
+    def key(self, cell: Cell) -> str:
+        """``cell.key()``."""
+        return cell.key()
+
+    def hash(self) -> str:
+        """sha256 (hex) of all that changes results: the shared sections and the cells, in order.
+
+        The wording of ``question`` and the way the grids are written down are not part of it.
+        """
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> str:
+        return _digest({"shared": self.shared, "cells": [cell.coordinates() for cell in self._cells]})
+
+    def to_toml(self) -> str:
+        """The same sweep as TOML text; ``spec.load`` of it gives an equal sweep."""
+        head = {"study": self.study, "question": self.question, "precision": self.precision}
+        sections = {name: _given(getattr(self, name)) for name in ("problem", "start", "record")}
+        return toml.document(head, sections, {"grid": [_given(grid) for grid in self.grids]})
+
+    def _cell(self, point: dict) -> Cell:
+        """Resolve ``auto`` (the reduction wherever it is exact) and drop what has no effect."""
+        point = dict(point)
+        if point["optimizer"] == "gd":
+            point["retraction"] = "none"
+        if point["engine"] == "auto":
+            exact = point["optimizer"] == "rgd" and point["retraction"] == "polar"
+            point["engine"] = "reduced" if exact else "layers"
+        return Cell(study=self.study, precision=self.precision, content=self._content, **point)
+
+
+def differences(old: Sweep, new: Sweep) -> list[str]:
+    """Lines ``key: old -> new`` for all that changes results; empty if the hashes agree.
+
+    Cells only added or removed are the last two lines at most; :func:`extends` tells the harmless case.
+    """
+    lines = [] if old.study == new.study else [f"study: {old.study} -> {new.study}"]
+    if old.precision != new.precision:
+        lines.append(f"precision: {old.precision} -> {new.precision}")
+    for section in ("problem", "start", "record"):
+        before, after = getattr(old, section), getattr(new, section)
+        for field in fields(before):
+            a, b = getattr(before, field.name), getattr(after, field.name)
+            if a != b and field.name != "path":
+                lines.append(f"{section}.{field.name}: {_show(a)} -> {_show(b)}")
+    before, after = ({replace(cell, content="") for cell in sweep.cells()} for sweep in (old, new))
+    for verb, rest in (("removed", before - after), ("added", after - before)):
+        if rest:
+            lines.append(f"cells {verb}: {len(rest)} ({_coordinates(rest, before & after or before)})")
+    if not lines and old.hash() != new.hash():
+        lines.append("cells: the same, in another order")
+    return lines
+
+
+def extends(old: Sweep, new: Sweep) -> bool:
+    """True if every cell of ``old`` is a cell of ``new`` under the same name: nothing needs to run again."""
+    return set(old.cells()) <= set(new.cells())
+
+
+def _coordinates(cells: set[Cell], known: set[Cell]) -> str:
+    """The coordinate values of ``cells`` that none of ``known`` has, as ``depth 256, 512; seed 3``."""
+    parts = []
+    for field in fields(Cell):
+        values = {getattr(c, field.name) for c in cells} - {getattr(c, field.name) for c in known}
+        if values:
+            listed = sorted(values)[:6]
+            dots = ", ..." if len(values) > 6 else ""
+            parts.append(f"{field.name} {', '.join(map(str, listed))}{dots}")
+    return "; ".join(parts) or "new combinations of known values"
+
+
+def _given(section) -> dict:
+    """Fields of a section that say something: None and empty tuples are left out."""
+    return {name: value for name, value in asdict(section).items() if value is not None and value != ()}
+
+
+def _show(value) -> str:
+    return "not given" if value is None or value == () else toml.show(value)
+
+
+def _canonical(content: dict) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _digest(content: dict) -> str:
+    return hashlib.sha256(_canonical(content).encode()).hexdigest()

@@ -1,0 +1,348 @@
+"""Runs a sweep's shards on any executor and keeps every result: resumes, shares, retries, never repeats.
+
+The driver knows neither JAX nor networks. It asks the planner for shards, settles them with the folder's
+manifest, and hands each to ``work(sweep, shard, room) -> pyarrow.Table`` in whatever process; the process
+that computed a shard writes it. Everything it needs to go on is in the folder, so that the same command
+after a kill finishes the rest, and two of them share it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from dlnjax.sweep import claims, failures, manifest, progress, store
+from dlnjax.sweep.checkpoint import Room
+from dlnjax.sweep.engines import WorkerDied
+
+#: (sweep, shard, room) -> the shard's table; must be importable where it runs
+Work = Callable[[Any, Any, Room], pa.Table]
+# How often a shard whose process died is tried again before it counts as failed.
+_ATTEMPTS = 3
+# What the output folder's disk answers when nothing more can be kept: the run ends, the results stay.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+# How long to wait before looking again whether another runner has finished, died or given up.
+_PATIENCE = 0.5
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a process reports of a shard it has written; the table itself stays in the folder."""
+
+    shard: str
+    cells: int
+    seconds: float
+    written: bool
+    facts: Mapping[str, str]
+
+
+@dataclass
+class Outcome:
+    """What a run did.
+
+    Attributes:
+      shards, done: how many the folder is to hold, and holds now.
+      ran: how many this run computed; cells: in them.
+      failed: shard -> reason, for those that raised or whose process kept dying.
+      seconds: wall clock; work_seconds: spent in the work function, over all processes.
+    """
+
+    shards: int = 0
+    done: int = 0
+    ran: int = 0
+    cells: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    work_seconds: float = 0.0
+
+    @property
+    def complete(self) -> bool:
+        return self.done == self.shards
+
+
+def run(
+    sweep: Any,
+    out: Path | str,
+    *,
+    executor: Executor | None = None,
+    slots: int | None = None,
+    extend: bool = False,
+    planner: manifest.Planner | None = None,
+    work: Work | None = None,
+    facts: Mapping[str, Any] | None = None,
+    listen: progress.Progress | None = None,
+    lease: float = 30.0,
+    share: bool = True,
+) -> Outcome:
+    """Computes what is missing in ``out``.
+
+    Args:
+      sweep: has ``hash()``, ``to_toml()``, ``cells()``, ``key(cell)``; must pickle for other processes.
+      out: the sweep's folder; made if absent.
+      executor: any ``concurrent.futures.Executor``; None works in this process. It is not shut down.
+      slots: shards in flight at a time; the executor's ``slots``, else the number of cores.
+      extend: let a config with more cells add them to the folder.
+      planner: (sweep, cells) -> shards; the package's own if None.
+      work: the work function; the package's own if None.
+      facts: further facts for a new manifest (scales, step sizes).
+      listen: told every event; nothing is said if None.
+      lease: seconds of silence after which another runner counts as dead (on other machines; on this one
+        a dead process is seen at once).
+      share: wait for, and take over from, other runners until the folder is complete; False leaves
+        when nothing is free.
+
+    Returns:
+      What was done; ``failed`` shards are tried again by the next call.
+
+    Raises:
+      manifest.ConfigChanged: the folder belongs to another config.
+      OSError: the disk is full or the folder cannot be written; what is complete stays complete.
+      KeyboardInterrupt: Ctrl-C; SystemExit(143): SIGTERM. Claims are given back, complete shards stay.
+    """
+    planner = planner or _plan
+    work = work or (_execute if executor is None else partial(_execute_elsewhere, _process()))
+    listen = listen or (lambda name, **facts: None)
+    begin = time.monotonic()
+    with _terminable(), claims.Runner(out, lease=lease) as runner:
+        vacant = runner.alone() and not store.done(out)
+        found = manifest.settle(out, sweep, planner, extend=extend, vacant=vacant, facts=facts)
+        partition = found["partition"]
+        outcome = Outcome(shards=len(partition))
+        _set_aside(out, runner, listen)
+        done = store.done(out)
+        runner.sweep_up(done)
+        shards = _shards(sweep, planner, found, done)
+        outcome.done = outcome.shards - len(shards)
+        listen("start", shards=outcome.shards, done=outcome.done, out=str(out))
+        room = _slots(executor) if slots is None else slots
+        turn = _Turn(sweep, Path(out), work, runner, listen, outcome, executor, room if executor else 1)
+        try:
+            turn.all(shards, share)
+        finally:
+            outcome.done = outcome.shards - len(set(partition) - store.done(out))
+            outcome.seconds = time.monotonic() - begin
+            listen("end", shards=outcome.shards, done=outcome.done, failed=len(outcome.failed))
+    return outcome
+
+
+@dataclass
+class _Turn:
+    """One call of :func:`run`: what it works with, and the shards in flight."""
+
+    sweep: Any
+    out: Path
+    work: Work
+    runner: claims.Runner
+    listen: progress.Progress
+    outcome: Outcome
+    executor: Executor | None
+    slots: int
+    flying: dict[Future, Any] = field(default_factory=dict)
+    deaths: dict[str, int] = field(default_factory=dict)
+
+    def all(self, shards: Mapping[str, Any], share: bool) -> None:
+        """Until nothing is left to do, here or (with ``share``) at another runner's."""
+        left = dict(shards)
+        try:
+            while left or self.flying:
+                before = len(left)
+                self._launch(left)
+                self._land(left)
+                if not self.flying and len(left) == before and not self._others(left, share):
+                    return
+        except BaseException:
+            for future in self.flying:
+                future.cancel()
+            raise
+
+    def _launch(self, left: dict[str, Any]) -> None:
+        """Claims and submits shards while there is room; drops those that are done or failed here."""
+        for name, shard in list(left.items()):
+            if len(self.flying) >= self.slots:
+                return
+            if self._there(name) or name in self.outcome.failed:
+                del left[name]
+            elif self.runner.claim(name):
+                del left[name]
+                self._start(shard)
+
+    def _start(self, shard: Any) -> None:
+        if self._there(shard.name):  # finished by another between the look and the claim
+            self.runner.release(shard.name)
+            return
+        call = (complete, self.work, self.sweep, shard, self.out)
+        future = _now(*call) if self.executor is None else self.executor.submit(*call)
+        self.flying[future] = shard
+
+    def _there(self, name: str) -> bool:
+        return store.path(self.out, name).exists()
+
+    def _land(self, left: dict[str, Any]) -> None:
+        """Takes in what has finished; waits for one if all slots are taken or nothing else is to be had."""
+        if not self.flying:
+            return
+        ready, _ = wait(self.flying, timeout=_PATIENCE, return_when=FIRST_COMPLETED)
+        for future in ready:
+            shard = self.flying.pop(future)
+            try:
+                self._success(future.result())
+            except (WorkerDied, BrokenExecutor) as error:
+                self._again(shard, str(error), left)
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                    raise
+                self._failed(shard.name, f"{type(error).__name__}: {error}")
+            finally:
+                self.runner.release(shard.name)
+
+    def _success(self, report: Done) -> None:
+        outcome = self.outcome
+        outcome.ran += 1
+        outcome.done += 1
+        outcome.cells += report.cells
+        outcome.work_seconds += report.seconds
+        if outcome.ran == 1 and "device" in report.facts:
+            manifest.annotate(self.out, {"devices": [report.facts["device"]]})
+        compiled = float(report.facts.get("compile_seconds", 0))
+        self.listen(
+            "shard", shard=report.shard, cells=report.cells, seconds=report.seconds, done=outcome.done,
+            shards=outcome.shards, compile_seconds=compiled,
+        )  # fmt: skip
+
+    def _again(self, shard: Any, reason: str, left: dict[str, Any]) -> None:
+        self.deaths[shard.name] = self.deaths.get(shard.name, 0) + 1
+        if self.deaths[shard.name] >= _ATTEMPTS:
+            self._failed(shard.name, f"{reason}, {_ATTEMPTS} times")
+        else:
+            self.listen("retry", shard=shard.name, reason=reason)
+            left[shard.name] = shard
+
+    def _failed(self, name: str, reason: str) -> None:
+        self.outcome.failed[name] = reason
+        failures.note(self.out, name, reason)
+        self.listen("failed", shard=name, reason=reason)
+
+    def _others(self, left: dict[str, Any], share: bool) -> bool:
+        """Whether to go on waiting for runners that hold what is left."""
+        if not left or not share:
+            return False
+        self.listen("waiting", shards=len(left))
+        time.sleep(_PATIENCE)
+        return True
+
+
+def complete(work: Work, sweep: Any, shard: Any, out: Path) -> Done:
+    """Computes a shard and writes it, in whatever process this is."""
+    begin = time.monotonic()
+    room = Room(out, shard.name)
+    result = work(sweep, shard, room)
+    seconds = time.monotonic() - begin
+    written = store.write(out, shard.name, result)
+    room.clear()
+    failures.forget(out, shard.name)
+    raw = result.schema.metadata or {}
+    facts = {key.decode(): value.decode() for key, value in raw.items()}
+    return Done(shard.name, len(result), seconds, written, facts)
+
+
+def _slots(executor: Executor | None) -> int:
+    return getattr(executor, "slots", None) or os.cpu_count() or 1
+
+
+def _set_aside(out: Path | str, runner: claims.Runner, listen: progress.Progress) -> None:
+    """Moves files that are cut short out of the way, so that their shards are computed again."""
+    for name in store.truncated(out, store.done(out)):
+        if not runner.claim(name):
+            continue
+        if store.truncated(out, [name]):  # still so, now that nobody else is at it
+            file = store.path(out, name)
+            file.rename(file.with_suffix(".damaged"))
+            listen("damaged", file=str(file))
+        runner.release(name)
+
+
+def _shards(
+    sweep: Any, planner: manifest.Planner, found: Mapping[str, Any], done: set[str]
+) -> dict[str, Any]:
+    """The shards still to do, as the manifest fixed them, whatever the planner would do today."""
+    missing = [name for name in found["partition"] if name not in done]
+    if not missing:
+        return {}
+    cells = manifest.keyed_cells(sweep)
+    planned = {
+        shard.name: shard
+        for keys in manifest.generations(found)
+        for shard in planner(sweep, [cells[key] for key in keys])
+    }
+    unknown = [name for name in missing if name not in planned]
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} shards of the manifest ({unknown[0]}, ...) are planned differently by this "
+            f"version; finish the sweep with dlnjax {found['versions']['dlnjax']}, or use another --out"
+        )
+    return {name: planned[name] for name in missing}
+
+
+def _now(fn: Callable[..., Any], *args: Any) -> Future:
+    """The call made here and now, as a finished future."""
+    future: Future = Future()
+    try:
+        future.set_result(fn(*args))
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
+def _plan(sweep: Any, cells: Sequence[Any]) -> Sequence[Any]:
+    from dlnjax.sweep import plan
+
+    return plan.shards(sweep, cells)
+
+
+def _execute(sweep: Any, shard: Any, room: Room) -> pa.Table:
+    from dlnjax.sweep import execute
+
+    return execute.shard(sweep, shard, room)
+
+
+def _execute_elsewhere(home: tuple[str, int], sweep: Any, shard: Any, room: Room) -> pa.Table:
+    """:func:`_execute` in a process of its own, whose JAX is ours to set up; in ``home`` it is the user's."""
+    if _process() != home:
+        from dlnjax.sweep import devices
+
+        devices.prepare(sweep.precision)
+    return _execute(sweep, shard, room)
+
+
+def _process() -> tuple[str, int]:
+    return platform.node(), os.getpid()
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does: claims are given back on the way out."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(*_: object) -> None:
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,103 @@
+"""Files that are whole or absent, whatever happens to the process or the machine while they are written.
+
+Every file of a sweep's folder is written under a temporary name in the folder it will live in, flushed to
+the disk, and only then given its name: by a hard link when nobody may replace it (:func:`publish`), by a
+rename when it may change (:func:`replace`). The folder is flushed last, so that the name survives a crash.
+A kill leaves at most a temporary file; :func:`leftovers` names them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+#: Temporary files end so; nothing that ends so is ever read.
+SUFFIX = ".tmp"
+# File systems without hard links answer with one of these.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+def publish(path: Path, write: Callable[[Path], None], *, flush: bool = True) -> bool:
+    """Gives ``path`` its content once: the first writer wins and nobody's file is replaced.
+
+    Where the file system knows no hard links the name is given by a rename; two writers of one name
+    then write the same content, because the name is a hash of it.
+
+    Args:
+      path: final name; its folder exists.
+      write: writes the content to the temporary path given to it.
+      flush: wait for the disk; False where only running processes need to agree.
+
+    Returns:
+      True if this call made the file, False if it was there already.
+
+    Raises:
+      OSError: the disk is full or the folder cannot be written; no file is left behind.
+    """
+    temporary = _temporary(path)
+    try:
+        write(temporary)
+        if flush:
+            _flush(temporary)
+        made = _link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if flush:
+        _flush(path.parent)
+    return made
+
+
+def replace(path: Path, content: str | bytes) -> None:
+    """Gives ``path`` new content in one step: a reader sees the old file or the new one, never a part."""
+    temporary = _temporary(path)
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        _flush(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _flush(path.parent)
+
+
+def create(path: Path, content: str, *, flush: bool = True) -> bool:
+    """:func:`publish` for a short text."""
+    return publish(path, lambda temporary: _write_text(temporary, content), flush=flush)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files of writers that were killed, or that are writing now."""
+    return sorted(folder.rglob(f".*{SUFFIX}"))
+
+
+def _temporary(path: Path) -> Path:
+    return path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}{SUFFIX}"
+
+
+def _write_text(path: Path, content: str) -> None:
+    path.write_text(content, encoding="utf-8")
+
+
+def _link(temporary: Path, path: Path) -> bool:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS or path.exists():
+            raise
+        os.rename(temporary, path)
+    return True
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:  # some network file systems cannot flush a folder
+        if error.errno not in {errno.EINVAL, errno.EBADF, errno.ENOTSUP}:
+            raise
+    finally:
+        os.close(handle)

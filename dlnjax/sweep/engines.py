@@ -1,0 +1,195 @@
+"""Where shards run: this process, spawned workers that are rebuilt when one dies, Dask, Slurm, several hosts.
+
+The driver takes any ``concurrent.futures.Executor``; these build the ones we name. Work is sent as a
+function, a sweep and a shard; results stay in the folder, so that a killed driver loses none. Processes are
+spawned, never forked: JAX does not survive a fork.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+
+class WorkerDied(RuntimeError):
+    """The process that ran a task is gone, or was ended because it hung; the task may be tried again."""
+
+
+class Workers(Executor):
+    """Spawned processes, each fed by a thread of its own; a dead or hanging one is replaced.
+
+    Unlike ``ProcessPoolExecutor``, whose every task fails when one process dies, only the dead worker's
+    task fails (with :class:`WorkerDied`), and a task that takes too long can be ended.
+
+    Args:
+      slots: number of processes, at least 1.
+      timeout: seconds after which a task's process is killed; None waits for ever.
+      environment: variables set in each process before anything is imported there; by default the cores
+        are shared out (``JAX_NUM_CPU_DEVICES``), unless the user has set that.
+    """
+
+    def __init__(
+        self, slots: int, timeout: float | None = None, environment: Mapping[str, str] | None = None
+    ):
+        if slots < 1:
+            raise ValueError(f"workers: {slots}; give at least 1")
+        self.slots, self.timeout = slots, timeout
+        self.environment = _share(slots) if environment is None else dict(environment)
+        self._tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._processes: dict[int, Any] = {}
+        self._threads = [threading.Thread(target=self._feed, args=(i,), daemon=True) for i in range(slots)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """Runs ``fn(*args, **kwargs)`` in a worker; ``fn`` must be importable there."""
+        future: Future = Future()
+        self._tasks.put((future, (fn, args, kwargs)))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Ends the workers: after the tasks at hand, or at once with ``cancel_futures``."""
+        if cancel_futures:
+            self._closing.set()
+            for process in list(self._processes.values()):
+                process.kill()
+        for _ in self._threads:
+            self._tasks.put(None)
+        if wait:
+            for thread in self._threads:
+                thread.join()
+
+    def pids(self) -> list[int]:
+        """Process ids of the living workers."""
+        return [process.pid for process in list(self._processes.values()) if process.is_alive()]
+
+    def _feed(self, slot: int) -> None:
+        """One worker's life: spawn, feed, replace, end."""
+        process, pipe = None, None
+        while (task := self._tasks.get()) is not None:
+            future, call = task
+            if self._closing.is_set() or not future.set_running_or_notify_cancel():
+                future.cancel()
+                continue
+            if process is None or pipe is None or not process.is_alive():
+                process, pipe = self._spawn(slot)
+            if not _settle(future, self._ask(process, pipe, call)):
+                process.kill()
+                process.join()
+                process = None
+        if process is not None and pipe is not None:
+            pipe.close()
+            process.join(timeout=5)
+            process.kill()
+            process.join()
+
+    def _spawn(self, slot: int) -> tuple[Any, Connection]:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=_serve, args=(theirs, self.environment), daemon=True, name=f"dlnjax-worker-{slot}"
+        )
+        process.start()
+        theirs.close()
+        self._processes[slot] = process
+        return process, ours
+
+    def _ask(self, process: Any, pipe: Connection, call: Any) -> tuple[str, Any]:
+        """("result", value), ("error", exception) or ("died", why)."""
+        try:
+            pipe.send(call)
+            ready = wait([pipe, process.sentinel], self.timeout)
+            if pipe in ready:
+                return pipe.recv()
+        except (OSError, EOFError):
+            ready = [process.sentinel]
+        except Exception as error:  # a task that cannot be pickled
+            return "error", error
+        if not ready:
+            return "died", f"took longer than {self.timeout:g} s"
+        process.join(timeout=5)
+        return "died", f"its process ended with exit code {process.exitcode}"
+
+
+def _settle(future: Future, answer: tuple[str, Any]) -> bool:
+    """Hands the answer to the future; False if the process must be replaced."""
+    kind, value = answer
+    if kind == "result":
+        future.set_result(value)
+    else:
+        future.set_exception(value if kind == "error" else WorkerDied(value))
+    return kind != "died"
+
+
+def _share(slots: int) -> dict[str, str]:
+    """An equal share of the cores this process may use, at least one."""
+    name = "JAX_NUM_CPU_DEVICES"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {} if os.environ.get(name) else {name: str(max(1, cores // slots))}
+
+
+def _serve(pipe: Connection, environment: Mapping[str, str]) -> None:
+    """A worker: answers calls until the pipe closes; ends at once when the driver is gone."""
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    while True:
+        try:
+            fn, args, kwargs = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            answer = ("result", fn(*args, **kwargs))
+        except BaseException as error:
+            answer = ("error", error)
+        _answer(pipe, answer)
+
+
+def _answer(pipe: Connection, answer: tuple[str, Any]) -> None:
+    try:
+        pipe.send(answer)
+    except (OSError, ValueError):
+        os._exit(1)
+    except Exception:  # the exception itself cannot be pickled: its words can
+        pipe.send(("error", RuntimeError(f"{type(answer[1]).__name__}: {answer[1]}")))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def dask(address: str | None = None, **cluster: Any) -> tuple[Executor, Callable[[], None]]:
+    """An executor on a Dask cluster, and what closes it.
+
+    Args:
+      address: the scheduler's, as ``tcp://host:8786``; None starts a local cluster.
+      cluster: for the local cluster, e.g. ``n_workers``.
+
+    Raises:
+      ModuleNotFoundError: names the extra ``dask``.
+    """
+    try:
+        from distributed import Client
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("--dask needs the extra 'dask': pip install 'dlnjax[dask]'") from None
+    options = (
+        {} if address else {"processes": True, "threads_per_worker": 1, "dashboard_address": None, **cluster}
+    )
+    client = Client(address, **options)
+
+    def close() -> None:
+        client.close()
+
+    return client.get_executor(pure=False), close

@@ -1,0 +1,153 @@
+"""From a cell to numbers: its problem, the solution it heads for, and where it starts.
+
+Everything is in two-layer form ``(W_1, U)`` with ``U = W_N ... W_2`` (``dlnjax.reduced``), which the N-layer
+network is expanded from; so a seed gives the same problem and start at every depth and in both engines. A
+cell's numbers are drawn from its seed and width alone, whatever batch, shard or device it runs in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dlnjax import initial, problem, stiefel
+from dlnjax._linalg import matmul, transpose
+from dlnjax.problem import Quadratic
+from dlnjax.scales import spectral_norm_squared
+from dlnjax.sweep import data
+from dlnjax.sweep.cells import Cell, Problem, Sweep
+
+# Streams drawn from a cell's key; the order is part of the results.
+_TEACHER, _START, _LAYERS = range(3)
+
+
+class TwoLayer(NamedTuple):
+    """``first`` is ``W_1`` ``(r, d_0)``, ``frame`` is U ``(d_N, r)``; batched over cells in front."""
+
+    first: jax.Array
+    frame: jax.Array
+
+
+class Instances(NamedTuple):
+    """The cells of a shard as arrays, B cells in front.
+
+    Attributes:
+      problem: batched where each cell has its own target (teachers), else shared.
+      shared: whether ``problem`` is one for all cells.
+      solution: the two-layer solution; for a last layer wider than tall, where the first layer of a solution
+        is not unique, the one nearest to the start.
+      start: the two-layer start.
+      keys: PRNG keys of the middle layers, ``(B,)``.
+      rank: numerical rank of the problem's target.
+      unit: step sizes given as numbers are multiples of this; 1, or ``1/||C||_2`` on raw data.
+    """
+
+    problem: Quadratic
+    shared: bool
+    solution: TwoLayer
+    start: TwoLayer
+    keys: jax.Array
+    rank: int
+    unit: float
+
+
+def prepare(sweep: Sweep, cells: Sequence[Cell], batch: int) -> Instances:
+    """The instances of cells that share width, data and kind of start; filled up to ``batch`` with the last."""
+    filled = [*cells, *[cells[-1]] * (batch - len(cells))]
+    lead = cells[0]
+    seeds = jnp.array([cell.seed for cell in filled], jnp.uint32)
+    dtype = jnp.dtype(lead.precision)
+    draw = jax.vmap(partial(_streams, width=lead.width))
+    teacher_keys, start_keys, layer_keys = draw(seeds)
+    if sweep.problem.kind == "teacher":
+        square, solution = _teachers(sweep.problem, teacher_keys, lead.width, dtype)
+        rank, unit, shared = len(sweep.problem.singular_values), 1.0, False
+    else:
+        square, best, rank, unit = _from_data(sweep.problem, lead.data, lead.width, lead.precision)
+        solution, shared = TwoLayer(*(jnp.broadcast_to(a, (batch, *a.shape)) for a in best)), True
+    near = sweep.start.distance / jnp.array([cell.depth for cell in filled], dtype)
+    if lead.start == "near":
+        start = _near(start_keys, solution, near)
+    else:
+        start = _haar(start_keys, solution, jnp.full(batch, sweep.start.first_scale, dtype))
+    if shared and lead.width > square.target.shape[0]:
+        solution = _nearest_solution(square.optimum, start)
+    return Instances(square, shared, solution, start, layer_keys, rank, unit)
+
+
+def _streams(seed: jax.Array, width: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    key = jax.random.fold_in(jax.random.key(seed), width)
+    return tuple(jax.random.fold_in(key, stream) for stream in (_TEACHER, _START, _LAYERS))  # type: ignore
+
+
+@partial(jax.jit, static_argnums=(0, 2, 3))
+def _teachers(spec: Problem, keys: jax.Array, width: int, dtype) -> tuple[Quadratic, TwoLayer]:
+    widths = (spec.input_dim or 0, width, spec.output_dim or 0)  # a teacher has both
+
+    def one(key):
+        first, frame = initial.teacher(key, widths, spec.singular_values, dtype)
+        return problem.whitened(matmul(frame, first)), TwoLayer(first, frame)
+
+    return jax.vmap(one)(keys)
+
+
+@lru_cache(maxsize=16)
+def _from_data(
+    spec: Problem, treatment: str, width: int, precision: str
+) -> tuple[Quadratic, TwoLayer, int, float]:
+    """The problem of a data set, its best two-layer solution of this width, numerical rank and step unit."""
+    x, y = (jnp.asarray(array, precision) for array in data.arrays(spec))
+    coordinates = problem.whiten if treatment == "whitened" else problem.principal
+    square, _ = coordinates(x, y)
+    rank = square.target.shape[1]
+    unit = 1.0 if square.covariance is None else float(1 / square.covariance[0])
+    square = problem.with_optimum(square, width)
+    return square, _factorise(square.optimum, width), rank, unit
+
+
+def _factorise(product: jax.Array, width: int) -> TwoLayer:
+    """``U W_1`` with U orthonormal as far as ``d_N`` reaches: further columns, and rows of ``W_1``, are zero."""
+    left, values, right = jnp.linalg.svd(product)
+    kept, carried = min(width, product.shape[0]), min(width, *product.shape)
+    first = jnp.zeros((width, product.shape[1]), product.dtype)
+    frame = jnp.zeros((product.shape[0], width), product.dtype)
+    first = first.at[:carried].set(values[:carried, None] * right[:carried])
+    return TwoLayer(first, frame.at[:, :kept].set(left[:, :kept]))
+
+
+@jax.jit
+@jax.vmap
+def _near(key: jax.Array, solution: TwoLayer, distance: jax.Array) -> TwoLayer:
+    """The solution plus noise of total Frobenius norm ``distance * ||W_1*||_2``, the frame re-projected."""
+    keys = jax.random.split(key)
+    norm = jnp.sqrt(spectral_norm_squared(solution.first))
+    first = jax.random.normal(keys[0], solution.first.shape, distance.dtype)
+    frame = jax.random.normal(keys[1], solution.frame.shape, distance.dtype)
+    size = jnp.sqrt(jnp.sum(jnp.square(first)) + jnp.sum(jnp.square(frame)))
+    return TwoLayer(
+        solution.first + distance * norm * first / size,
+        stiefel.project(solution.frame + distance * frame / size),
+    )
+
+
+@jax.jit
+@jax.vmap
+def _haar(key: jax.Array, solution: TwoLayer, first_scale: jax.Array) -> TwoLayer:
+    """``W_1 = first_scale * ||W_1*||_2`` times a Haar matrix, and a Haar frame."""
+    keys = jax.random.split(key)
+    norm = jnp.sqrt(spectral_norm_squared(solution.first))
+    first = stiefel.random(keys[0], solution.first.shape, first_scale.dtype)
+    return TwoLayer(
+        first_scale * norm * first, stiefel.random(keys[1], solution.frame.shape, first_scale.dtype)
+    )
+
+
+def _nearest_solution(optimum: jax.Array, start: TwoLayer) -> TwoLayer:
+    """``U^T W* + (I - U^T U) W_1``: the solution of this frame nearest to the start, for a wide frame."""
+    first, frame = start
+    missing = optimum[None] - matmul(frame, first)
+    return TwoLayer(first + matmul(transpose(frame), missing), frame)

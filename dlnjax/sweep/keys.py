@@ -1,0 +1,218 @@
+"""Every key a configuration may hold: its type, range, default and section. The one place to add a key.
+
+A check turns a raw value into a clean one or raises :class:`Complaint` with the rest of the error line: the
+value received, what is wrong with it, and what to give instead. Types are exact: true is no
+integer and 4.0 is no depth, but an integer stands for a float. Numbers are finite.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dlnjax.sweep.toml import show
+
+#: Marks a key without a default.
+REQUIRED: Any = object()
+
+
+class Complaint(ValueError):
+    """What is wrong with one value, without file and key."""
+
+
+class Check(Protocol):
+    """Reads one value; ``expected`` completes "give ..."."""
+
+    @property
+    def expected(self) -> str: ...
+
+    def __call__(self, value: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An integer from ``low`` to ``high``, both included; bool and float are refused."""
+
+    low: int
+    high: int
+    unit: str = "integers"
+
+    @property
+    def expected(self) -> str:
+        return f"{self.unit} from {self.low} to {self.high}"
+
+    def __call__(self, value: Any) -> int:
+        if type(value) is not int:
+            raise Complaint(f"{show(value)} is not a whole number; give {self.expected}")
+        if not self.low <= value <= self.high:
+            side = "below" if value < self.low else "above"
+            raise Complaint(
+                f"{show(value)} is {side} {self.low if value < self.low else self.high}; give {self.expected}"
+            )
+        return value
+
+
+@dataclass(frozen=True)
+class Real:
+    """A finite number above zero (and below ``below``); integers are taken, bool is refused."""
+
+    below: float = math.inf
+
+    @property
+    def expected(self) -> str:
+        return "a positive number" if self.below == math.inf else f"a number between 0 and {self.below:g}"
+
+    def __call__(self, value: Any) -> float:
+        if type(value) not in (int, float):
+            raise Complaint(f"{show(value)} is not a number; give {self.expected}")
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise Complaint(f"{show(value)} is not finite; give {self.expected}")
+        if not 0 < number < self.below:
+            reason = "is not positive" if number <= 0 else f"is not below {self.below:g}"
+            raise Complaint(f"{show(value)} {reason}; give {self.expected}")
+        return number
+
+
+@dataclass(frozen=True)
+class Word:
+    """One of a few strings; a near miss is named."""
+
+    choices: tuple[str, ...]
+
+    @property
+    def expected(self) -> str:
+        return " | ".join(f'"{choice}"' for choice in self.choices)
+
+    def __call__(self, value: Any) -> str:
+        if type(value) is not str:
+            raise Complaint(f"{show(value)} is not a string; give {self.expected}")
+        if value not in self.choices:
+            near = nearest(value, self.choices)
+            hint = f'did you mean "{near}"? ' if near else ""
+            raise Complaint(f"{show(value)} is not known; {hint}give {self.expected}")
+        return value
+
+
+@dataclass(frozen=True)
+class Text:
+    """A string, matching ``pattern`` in full where one is given."""
+
+    expected: str
+    pattern: str = r"(?s).*"
+
+    def __call__(self, value: Any) -> str:
+        if type(value) is not str:
+            raise Complaint(f"{show(value)} is not a string; give {self.expected}")
+        if not re.fullmatch(self.pattern, value):
+            what = "is empty" if not value else "has characters or a length that are not allowed"
+            raise Complaint(f"{show(value)} {what}; give {self.expected}")
+        if any(0xD800 <= ord(c) <= 0xDFFF for c in value):
+            raise Complaint(f"{show(value)} is not valid Unicode; give {self.expected}")
+        return value
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Singular values: a nonempty list of positive numbers, none larger than the one before."""
+
+    expected: str = "a list of positive numbers, the largest first, such as [1.0, 0.8, 0.6, 0.4]"
+
+    def __call__(self, value: Any) -> tuple[float, ...]:
+        if type(value) is not list or not value:
+            what = "is empty" if value == [] else "is not a list"
+            raise Complaint(f"{show(value)} {what}; give {self.expected}")
+        numbers = []
+        for entry in value:
+            try:
+                numbers.append(Real()(entry))
+            except Complaint as complaint:
+                raise Complaint(f"{str(complaint).split(';')[0]}; give {self.expected}") from None
+        if any(b > a for a, b in itertools.pairwise(numbers)):
+            raise Complaint(f"{show(value)} increases; give {self.expected}")
+        return tuple(numbers)
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key: how its value is checked, and its default (:data:`REQUIRED` if it has none)."""
+
+    check: Check
+    default: Any = REQUIRED
+
+
+TOP: Mapping[str, Key] = {
+    "study": Key(Text("a name of a-z, 0-9 and _, at most 80 long", r"[a-z0-9_]{1,80}")),
+    "question": Key(Text("the question in words"), ""),
+    "precision": Key(Word(("float64", "float32")), "float64"),
+}
+KIND = Key(Word(("teacher", "digits", "mnist", "file")))
+#: The further keys of ``[problem]``, by kind.
+PROBLEMS: Mapping[str, Mapping[str, Key]] = {
+    "teacher": {
+        "input_dim": Key(Whole(1, 100_000)),
+        "output_dim": Key(Whole(1, 100_000)),
+        "singular_values": Key(Spectrum()),
+    },
+    "digits": {},
+    "mnist": {},
+    "file": {
+        "path": Key(Text("the path of a .npz file with arrays x and y", r"(?s)[^\0]+")),
+        "digest": Key(Text("the 64 hex digits of the data's sha256, or leave it out", r"[0-9a-f]{64}"), None),
+    },
+}
+START: Mapping[str, Key] = {"distance": Key(Real(), 0.05), "first_scale": Key(Real(), 0.5)}
+RECORD: Mapping[str, Key] = {
+    "records": Key(Whole(128, 65_536), 256),
+    "tolerance": Key(Real(below=1), 1e-8),
+    "depth_of_fit": Key(Real(below=1), 1e-13),
+    "max_steps": Key(Whole(1, 10**9), 100_000),
+}
+#: Grid keys take a list or a scalar; checks and defaults are for one entry.
+GRID: Mapping[str, Key] = {
+    "step_rule": Key(Word(("fixed", "optimal", "middle", "edge"))),
+    "step": Key(Real()),
+    "engine": Key(Word(("layers", "reduced", "auto"))),
+    "start": Key(Word(("near", "haar"))),
+    "retraction": Key(Word(("polar", "qr", "cayley", "cholesky_qr")), "polar"),
+    "optimizer": Key(Word(("rgd", "gd")), "rgd"),
+    "data": Key(Word(("whitened", "raw")), "whitened"),
+    "width": Key(Whole(1, 100_000)),
+    "depth": Key(Whole(2, 1_000_000)),
+    "seed": Key(Whole(0, 2**32 - 1)),
+}
+SECTIONS = ("problem", "start", "record", "base")
+
+
+def home(name: str) -> str | None:
+    """The section a key belongs to (``base`` for grid keys), or None for a name no section has.
+
+    Every key has one home, so a bare name is enough to find it.
+    """
+    if name in GRID:
+        return "base"
+    if name == "kind" or any(name in table for table in PROBLEMS.values()):
+        return "problem"
+    return next((section for section, keys in (("start", START), ("record", RECORD)) if name in keys), None)
+
+
+def names() -> list[str]:
+    """All keys of all sections."""
+    problem = [name for table in PROBLEMS.values() for name in table]
+    return [*TOP, "kind", *problem, *START, *RECORD, *GRID]
+
+
+def nearest(name: str, known: Collection[str]) -> str | None:
+    """The known name nearest to a typo, or None if none is near."""
+    found = difflib.get_close_matches(
+        name.strip().lower().replace("-", "_")[:200], list(known), n=1, cutoff=0.6
+    )
+    return found[0] if found else None

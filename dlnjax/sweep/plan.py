@@ -1,0 +1,91 @@
+"""From cells to shards: which cells run together, as one batch of one program.
+
+Cells share a *program* if nothing but array values tells them apart: depth is a traced number, steps, scales
+and seeds are batch. A *shard* is the unit of work, of storage and of resuming: cells of one program, one depth
+and one step rule (hence of about one length), at most as many as the program's batch. The plan depends on the
+cells alone, not on the machine.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median_low
+
+from dlnjax.sweep import store
+from dlnjax.sweep.cells import Cell, Sweep
+
+#: Cells a shard holds at most.
+CAPACITY = 1024
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a compiled training program depends on, besides the shapes of the problem."""
+
+    engine: str
+    width: int
+    data: str
+    optimizer: str
+    retraction: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Cells that run and are stored together.
+
+    Attributes:
+      name: the store's name, a hash of the cells.
+      cells: in grid order.
+      batch: cells the program runs at once, at least ``len(cells)``; the rest is filled up.
+      max_depth: layers the program has room for.
+    """
+
+    name: str
+    cells: tuple[Cell, ...]
+    program: Program
+    batch: int
+    max_depth: int
+
+
+def program(cell: Cell) -> Program:
+    """The program that runs a cell."""
+    return Program(cell.engine, cell.width, cell.data, cell.optimizer, cell.retraction, cell.precision)
+
+
+def shards(sweep: Sweep, cells: Iterable[Cell] | None = None) -> list[Shard]:
+    """The partition of a sweep's cells (or of some of them) into shards, in grid order."""
+    groups: dict[tuple, list[Cell]] = defaultdict(list)
+    for cell in sweep.cells() if cells is None else cells:
+        groups[program(cell), cell.depth, cell.step_rule, cell.start].append(cell)
+    batches = _batches(groups)
+    depths: dict[Program, int] = defaultdict(int)
+    for key, group in groups.items():
+        depths[key[0]] = max(depths[key[0]], *(cell.depth for cell in group))
+    return [
+        Shard(
+            store.shard_name([sweep.key(cell) for cell in piece]),
+            piece,
+            key[0],
+            batches[key[0]],
+            depths[key[0]],
+        )
+        for key, group in groups.items()
+        for piece in _pieces(group, batches[key[0]])
+    ]
+
+
+def _batches(groups: dict[tuple, list[Cell]]) -> dict[Program, int]:
+    """One batch size a program, so that it compiles once: the usual group's size, up to a power of two."""
+    sizes: dict[Program, list[int]] = defaultdict(list)
+    for key, group in groups.items():
+        sizes[key[0]].append(len(group))
+    return {name: min(CAPACITY, 1 << (median_low(found) - 1).bit_length()) for name, found in sizes.items()}
+
+
+def _pieces(group: Sequence[Cell], batch: int) -> list[tuple[Cell, ...]]:
+    """Neighbouring step sizes together: they need about the same number of steps."""
+    ordered = sorted(group, key=lambda cell: cell.step)
+    return [tuple(ordered[i : i + batch]) for i in range(0, len(ordered), batch)]

@@ -1,0 +1,171 @@
+"""The front of a sweep's configuration: read one (:func:`load`), or make one in Python (:func:`grid`).
+
+Both validate alike and report every mistake at once. Nothing here imports JAX, so that a wrong configuration
+is told in a fraction of a second and before anything is written.
+
+The parts: ``keys`` lists all keys with their types and ranges, ``config`` reads tables, ``overrides`` changes
+them, ``data`` reads data files, ``cells`` holds the result.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dlnjax.sweep import data, keys, overrides
+from dlnjax.sweep.cells import Cell, Grid, Problem, Record, Start, Sweep, differences, extends
+from dlnjax.sweep.config import Reader, SpecError
+from dlnjax.sweep.toml import one_line
+
+__all__ = [
+    "Cell",
+    "Grid",
+    "Problem",
+    "Record",
+    "SpecError",
+    "Start",
+    "Sweep",
+    "data_problems",
+    "differences",
+    "extends",
+    "grid",
+    "load",
+]
+
+_LARGEST = 10_000_000  # bytes; a configuration has a few thousand
+
+
+def load(path: str | os.PathLike, overrides: Iterable[str] = (), *, check_data: bool = True) -> Sweep:
+    """Read a TOML configuration.
+
+    Args:
+      path: the file; a data path in it is relative to its folder.
+      overrides: ``key=value`` texts, see the module ``overrides``; a data path in them is relative to the
+        current folder.
+      check_data: False leaves a user's data file unopened (to look at a finished study without its data).
+
+    Returns:
+      The validated sweep.
+
+    Raises:
+      SpecError: with one line for every mistake, each naming file, key, value and remedy.
+    """
+    source = one_line(os.fspath(path), 400)
+    return _read(source, _tables(path, source), overrides, os.path.dirname(os.path.abspath(path)), check_data)
+
+
+def grid(*, grids: Iterable[Mapping[str, Any]] = (), **values: Any) -> Sweep:
+    """Make a sweep in Python: the keywords are the configuration's keys, whatever their section.
+
+    ``start`` is the grid key (``"near"`` or ``"haar"``); the keys of the section of that name are keywords of
+    their own. ``problem`` and ``record`` may also be given as mappings. Lists may be tuples, ranges or
+    numpy arrays.
+
+    Args:
+      grids: for several grids, a mapping of grid keys each; grid keys given as keywords are shared by all.
+      **values: keys of the configuration.
+
+    Raises:
+      SpecError: as :func:`load`.
+
+    Example:
+      >>> sweep = grid(study="demo", kind="teacher", input_dim=6, output_dim=6, singular_values=[1.0, 0.5],
+      ...              step_rule="fixed", step=0.1, engine="auto", start="near",
+      ...              depth=[2, 4], width=2, seed=range(3))
+      >>> len(sweep.cells())
+      6
+    """
+    several = [_plain(table) for table in grids]
+    raw: dict[str, Any] = {"grid": several or [{}]}
+    for name, value in values.items():
+        section = keys.home(name)
+        if section == "base" and not several:
+            raw["grid"][0][name] = _plain(value)
+        elif section:
+            raw.setdefault(section, {})[name] = _plain(value)
+        else:  # top level, or unknown and refused there
+            raw[name] = _plain(value)
+    return Reader("sweep.grid", flat=True).sweep(raw, os.getcwd(), check_data=True)
+
+
+def data_problems(sweep: Sweep) -> list[str]:
+    """What keeps the sweep's data from being used on this machine, as lines; empty if nothing does."""
+    package = data.missing_package(sweep.problem)
+    if package:
+        remedy = "pip install 'dlnjax[data]'"
+        return [f'problem.kind: "{sweep.problem.kind}" needs {package}, which is not installed; {remedy}']
+    if sweep.problem.kind != "file":
+        return []
+    path = one_line(sweep.problem.path or "", 400)
+    try:
+        found = data.digest(*data.arrays(sweep.problem))
+    except data.DataError as error:
+        return [f'problem.path: "{path}" {reason}' for reason in error.reasons]
+    if sweep.problem.digest not in (None, found):
+        return [
+            f'problem.path: "{path}" holds other data than when the sweep was made; give the original file'
+        ]
+    return []
+
+
+def _read(source: str, raw: dict, changes: Iterable[str], folder: str, check_data: bool) -> Sweep:
+    """Apply overrides, validate, and join the lines of both."""
+    origins, lines = overrides.apply(raw, changes)
+    lines = [f"{source} with {line}" for line in lines]
+    try:
+        sweep = Reader(source, origins).sweep(raw, folder, check_data)
+    except SpecError as error:
+        raise SpecError([*lines, *error.lines]) from None
+    if lines:
+        raise SpecError(lines)
+    return sweep
+
+
+def _tables(path: str | os.PathLike, source: str) -> dict[str, Any]:
+    """The raw tables of a file, or a :class:`SpecError` with the one reason there are none."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_LARGEST + 1)
+    except FileNotFoundError:
+        raise SpecError([f"{source}: no such file; make one with: dlnjax new FILE"]) from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SpecError([f"{source}: cannot be read ({reason}); give a readable TOML file"]) from None
+    if len(content) > _LARGEST:
+        raise SpecError([f"{source}: is larger than 10 MB; give a TOML file with a sweep's keys"])
+    try:
+        return tomllib.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        place = f"byte {error.start} is {content[error.start]:#04x}"
+        raise SpecError([f"{source}: is not UTF-8 text ({place}); save it as UTF-8"]) from None
+    except RecursionError:
+        raise SpecError(
+            [f"{source}: lists nested too deeply; a key takes a list or a single value"]
+        ) from None
+    except ValueError as error:
+        raise SpecError([f"{source}: {_syntax(str(error), content.decode('utf-8-sig'))}"]) from None
+
+
+def _syntax(message: str, text: str) -> str:
+    """tomllib's message with the line it is about."""
+    _, found, place = message.rpartition("(at line ")
+    number = place.split(",")[0].rstrip(")")
+    rows = text.splitlines()
+    row = rows[int(number) - 1].strip() if found and number.isdigit() and 0 < int(number) <= len(rows) else ""
+    shown = f": {one_line(row)}" if row else ""
+    return f"is not TOML, {one_line(message, 160)}{shown}; write key = value, strings in quotes"
+
+
+def _plain(value: Any) -> Any:
+    """Python and numpy containers as the lists and scalars that TOML would have given."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # numpy scalars and arrays, without importing numpy
+        value = value.tolist()
+    if isinstance(value, list | tuple | range):
+        return [_plain(entry) for entry in value]
+    return value

@@ -1,0 +1,297 @@
+"""The results of a sweep: one immutable Parquet file a shard, one row a cell, every cell exactly once.
+
+``DIR/shards/<name>.parquet`` holds a shard; the name is a hash of its cells and of what changes their
+numbers, so that a file is either the right one or another one, and "done" is the file's existence. Files
+come into being whole (:mod:`dlnjax.sweep.durable`) and never change. Which shards a folder is to hold is
+fixed by its manifest (:mod:`dlnjax.sweep.manifest`).
+
+Rows carry the cell's coordinates, its status with the reason, scalars, and four curves as lists of one
+fixed length. Units are in each field's metadata, versions in the file's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dlnjax.sweep import durable, manifest
+
+#: Version of the columns below. Older files are brought to it on reading (:data:`_UPGRADES`).
+SCHEMA_VERSION = 1
+#: Folder of the shards inside a sweep's folder.
+SHARDS = "shards"
+
+_NAME = re.compile(r"[0-9a-f]{16}")
+_MAGIC = b"PAR1"
+# Key of the hash of a file's values in its metadata: page checksums alone do not cover every byte.
+_DIGEST = "values_sha256"
+#: column -> (type, unit, may be null)
+_COLUMNS: dict[str, tuple[pa.DataType, str, bool]] = {
+    "study": (pa.string(), "", False),
+    "data": (pa.string(), "", False),
+    "depth": (pa.int64(), "layers", False),
+    "width": (pa.int64(), "units", False),
+    "seed": (pa.int64(), "", False),
+    "step_rule": (pa.string(), "", False),
+    "step": (pa.float64(), "as step_rule says", False),
+    "engine": (pa.string(), "", False),
+    "start": (pa.string(), "", False),
+    "retraction": (pa.string(), "", False),
+    "optimizer": (pa.string(), "", False),
+    "precision": (pa.string(), "", False),
+    "cell": (pa.string(), "sha256 of the coordinates", False),
+    "status": (pa.string(), "", False),
+    "reason": (pa.string(), "", True),
+    "step_size": (pa.float64(), "mu", True),
+    "num_steps": (pa.int64(), "steps", True),
+    "interval": (pa.int64(), "steps between records", True),
+    "iterations": (pa.int64(), "steps to the tolerance", True),
+    "first_bad_step": (pa.int64(), "steps", True),
+    "predicted_factor": (pa.float64(), "error factor per step", True),
+    "guaranteed_factor": (pa.float64(), "error factor per step", True),
+    "eigenvalue_min": (pa.float64(), "", True),
+    "eigenvalue_max": (pa.float64(), "", True),
+    "step_max": (pa.float64(), "mu", True),
+    "step_optimal": (pa.float64(), "mu", True),
+    "scale_last": (pa.float64(), "multiplier of mu", True),
+    "scale_middle": (pa.float64(), "multiplier of mu", True),
+    "rank": (pa.int64(), "", True),
+    "final_loss": (pa.float64(), "1/2 squared Frobenius norm", True),
+    "final_distance": (pa.float64(), "Frobenius norm", True),
+    "orthonormality_error": (pa.float64(), "Frobenius norm, largest layer", True),
+    "seconds": (pa.float64(), "s, share of the shard", True),
+}
+#: Curves, lists of records + 1 numbers: step 0 and the last are among them.
+CURVES = {"step": "steps", "loss": "", "distance": "Frobenius norm", "gradient_norm": "Frobenius norm"}
+# ``step`` is also the coordinate's name in a config; the curve's column is therefore curve_step.
+_CURVE_COLUMN = {name: f"curve_{name}" for name in CURVES}
+_DAMAGED = "{}: damaged ({}); delete it and run the same command again"
+# version -> function that turns a table of that version into one of the next
+_UPGRADES: dict[int, Any] = {}
+
+
+def schema(records: int) -> pa.Schema:
+    """Columns of a shard whose curves hold ``records + 1`` points.
+
+    Args:
+      records: intervals between records, at least 1.
+    """
+    curve = pa.list_(pa.float64(), records + 1)
+    fields = [_field(name, *column) for name, column in _COLUMNS.items()]
+    fields += [_field(_CURVE_COLUMN[name], curve, unit, True) for name, unit in CURVES.items()]
+    return pa.schema(fields)
+
+
+def table(columns: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]], records: int) -> pa.Table:
+    """A shard's table from columns or from rows; what is absent and may be null is null.
+
+    Args:
+      columns: column -> values, one a cell, or one mapping a cell. Curves are ``curve_step``,
+        ``curve_loss``, ``curve_distance``, ``curve_gradient_norm``, each ``records + 1`` numbers a cell.
+      records: as in :func:`schema`.
+
+    Raises:
+      ValueError: a column is unknown, missing, or of the wrong type or length.
+    """
+    wanted = schema(records)
+    if not isinstance(columns, Mapping):
+        rows = columns
+        names = sorted({name for row in rows for name in row})
+        columns = {name: [row.get(name) for row in rows] for name in names}
+    unknown = sorted(set(columns) - set(wanted.names))
+    missing = [f.name for f in wanted if not f.nullable and f.name not in columns]
+    if unknown or missing:
+        raise ValueError(f"columns unknown: {unknown}, missing: {missing}; store.schema lists them")
+    length = len(next(iter(columns.values())))
+    arrays = [_array(field, columns.get(field.name), length) for field in wanted]
+    return pa.Table.from_arrays(arrays, schema=wanted)
+
+
+def shard_name(keys: Iterable[str], numbers: str = "") -> str:
+    """The name of the shard of these cells, in this order: 16 hexadecimal digits.
+
+    Args:
+      keys: the cells' keys (sha256, hexadecimal).
+      numbers: what else changes the numbers of a shard, in words; keep it in the table's schema metadata
+        under ``numbers``, from where :func:`dlnjax.sweep.verify.verify` reads it.
+    """
+    return hashlib.sha256("\n".join([numbers, *keys]).encode()).hexdigest()[:16]
+
+
+def path(out: Path | str, name: str) -> Path:
+    """Where the shard ``name`` lives in the folder ``out``."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not a shard's name; it has 16 hexadecimal digits")
+    return Path(out) / SHARDS / f"{name}.parquet"
+
+
+def write(out: Path | str, name: str, shard: pa.Table) -> bool:
+    """Adds a shard to the store, once.
+
+    Args:
+      out: the sweep's folder; made if absent.
+      name: from :func:`shard_name`.
+      shard: from :func:`table`; its schema's metadata are kept (device, compile_seconds, numbers, ...).
+
+    Returns:
+      False if the shard was there already: it is left as it is.
+
+    Raises:
+      OSError: the disk is full or the folder cannot be written; the store is unchanged.
+    """
+    final = path(out, name)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    whole = shard.replace_schema_metadata({**_said(shard), **_versions(), _DIGEST: _digest(shard)})
+    return durable.publish(
+        final, lambda p: pq.write_table(whole, p, compression="zstd", write_page_checksum=True)
+    )
+
+
+def done(out: Path | str) -> set[str]:
+    """Names of the shards in the store; reads the folder only."""
+    folder = Path(out) / SHARDS
+    if not folder.is_dir():
+        return set()
+    names = (entry.name.removesuffix(".parquet") for entry in folder.iterdir() if entry.suffix == ".parquet")
+    return {name for name in names if _NAME.fullmatch(name)}
+
+
+def truncated(out: Path | str, names: Iterable[str]) -> list[str]:
+    """Those of ``names`` whose file is cut short: a quick look at its two ends, not its content."""
+    return [name for name in names if not _ends_well(path(out, name))]
+
+
+def read(out: Path | str, columns: Sequence[str] | None = None) -> pa.Table:
+    """All results so far, one row a cell, in the order of the manifest's cells.
+
+    Args:
+      out: the sweep's folder.
+      columns: those to read, all if None.
+
+    Raises:
+      FileNotFoundError: no results there.
+      ValueError: a file is damaged (named) or of a newer schema.
+    """
+    names = sorted(done(out))
+    if not names:
+        raise FileNotFoundError(f"{out}: no results; start them with: dlnjax run CONFIG --out {out}")
+    wanted = None if columns is None else list(dict.fromkeys([*columns, "cell"]))
+    tables = [read_shard(out, name, wanted) for name in names]
+    whole = _ordered(pa.concat_tables(tables, promote_options="default"), out)
+    return whole if columns is None else whole.select(list(columns))
+
+
+def read_shard(out: Path | str, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """One shard, of the current schema version; read in full, every value is checked.
+
+    Raises:
+      ValueError: the file is damaged, or written by a newer dlnjax.
+    """
+    file = path(out, name)
+    try:
+        names = None if columns is None else list(columns)
+        with pq.ParquetFile(file, page_checksum_verification=True) as opened:
+            shard = opened.read(columns=names)
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise ValueError(_DAMAGED.format(file, _first_line(error))) from None
+    said = (shard.schema.metadata or {}).get(_DIGEST.encode())
+    if columns is None and said is not None and said.decode() != _digest(shard):
+        raise ValueError(_DAMAGED.format(file, "its values are not those that were written"))
+    return _upgrade(shard, file)
+
+
+def facts(out: Path | str, name: str) -> dict[str, str]:
+    """What a shard's file says about itself: versions, device, seconds; reads no rows."""
+    raw = pq.read_schema(path(out, name)).metadata or {}
+    return {key.decode(): value.decode() for key, value in raw.items() if not key.startswith(b"ARROW")}
+
+
+def _field(name: str, kind: pa.DataType, unit: str, null: bool) -> pa.Field:
+    return pa.field(name, kind, null, metadata={"unit": unit} if unit else None)
+
+
+def _array(field: pa.Field, values: Sequence[Any] | None, length: int) -> pa.Array:
+    if values is None:
+        return pa.nulls(length, field.type)
+    try:
+        made = pa.array([_plain(value) for value in values], field.type)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise ValueError(f"column {field.name}: {error}") from None
+    if len(made) != length or (made.null_count and not field.nullable):
+        raise ValueError(f"column {field.name}: {len(made)} values, {made.null_count} null, of {length}")
+    return made
+
+
+def _plain(value: Any) -> Any:
+    """Numpy and JAX values as the Python ones; a curve as a list."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "schema_version": str(SCHEMA_VERSION),
+        **{f"{k}_version": v for k, v in manifest.versions().items()},
+    }
+
+
+def _said(shard: pa.Table) -> dict[str, str]:
+    return {key.decode(): value.decode() for key, value in (shard.schema.metadata or {}).items()}
+
+
+def _digest(shard: pa.Table) -> str:
+    """Hash of names and values, whatever the buffers behind them look like."""
+    found = hashlib.sha256()
+    for name, column in zip(shard.column_names, shard.columns, strict=True):
+        whole = column.combine_chunks()
+        found.update(f"{name} {len(whole)}\n".encode())
+        found.update(whole.is_null().to_numpy(zero_copy_only=False).tobytes())
+        if pa.types.is_fixed_size_list(whole.type):
+            whole = whole.flatten()
+        if pa.types.is_string(whole.type):
+            found.update("\0".join(whole.fill_null("").to_pylist()).encode())
+        else:
+            found.update(whole.fill_null(0).to_numpy(zero_copy_only=False).tobytes())
+    return found.hexdigest()
+
+
+def _upgrade(shard: pa.Table, file: Path) -> pa.Table:
+    found = int((shard.schema.metadata or {}).get(b"schema_version", b"1"))
+    if found > SCHEMA_VERSION:
+        raise ValueError(
+            f"{file}: schema version {found}, this dlnjax reads up to {SCHEMA_VERSION}; install a newer one"
+        )
+    for old in range(found, SCHEMA_VERSION):
+        shard = _UPGRADES[old](shard)
+    return shard.replace_schema_metadata(None)
+
+
+def _ordered(whole: pa.Table, out: Path | str) -> pa.Table:
+    order = {key: i for i, key in enumerate(manifest.cells(out))}
+    if not order:
+        return whole
+    last = len(order)
+    places = [order.get(key[: manifest.DIGITS], last) for key in whole["cell"].to_pylist()]
+    return whole.take(pa.array(sorted(range(len(places)), key=places.__getitem__), pa.int64()))
+
+
+def _ends_well(file: Path) -> bool:
+    with file.open("rb") as handle:
+        start = handle.read(4)
+        size = handle.seek(0, 2)
+        if size < 12:
+            return False
+        handle.seek(-8, 2)
+        tail = handle.read(8)
+    return start == _MAGIC and tail[4:] == _MAGIC and int.from_bytes(tail[:4], "little") <= size - 12
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,155 @@
+"""Shards on the devices: one program for all depths, the two engines alike, each cell a function of itself alone."""
+
+import re
+
+import numpy as np
+import pytest
+
+from dlnjax.sweep import execute, instance, plan, rows, settings, spec
+
+BASE = {
+    "study": "small",
+    "kind": "teacher",
+    "input_dim": 6,
+    "output_dim": 5,
+    "singular_values": [1.0, 0.7, 0.5],
+    "width": 3,
+    "records": 128,
+    "max_steps": 5000,
+    "start": "haar",
+    "step_rule": "middle",
+    "step": 0.4,
+}
+
+
+def run(**keys):
+    """All shards of a sweep made from keywords: rows in shard order."""
+    sweep = spec.grid(**{**BASE, **keys})
+    return [row for shard in plan.shards(sweep) for row in execute.shard(sweep, shard).to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def both_engines():
+    before = execute.compilations()
+    found = run(engine=["layers", "reduced"], depth=[2, 3, 5, 9], seed=[0, 1, 2])
+    return found, execute.compilations() - before
+
+
+def test_one_compilation_an_engine_whatever_the_depth(both_engines):
+    assert both_engines[1] == 2
+
+
+def test_cells_converge_at_the_predicted_rate(both_engines):
+    for row in both_engines[0]:
+        assert row["status"] == "converged"
+        assert row["predicted_factor"] == pytest.approx(1 - 0.4 * 0.25, abs=1e-13)
+        distance, step = np.array(row["curve_distance"]), np.array(row["curve_step"])
+        middle = (distance < 1e-5 * distance[0]) & (distance > 1e-9 * distance[0])
+        slope = np.polyfit(step[middle], np.log(distance[middle]), 1)[0]
+        assert np.exp(slope) == pytest.approx(row["predicted_factor"], abs=2e-3)
+
+
+def test_layers_and_reduction_agree_cell_by_cell(both_engines):
+    cells = {(r["engine"], r["depth"], r["seed"]): r for r in both_engines[0]}
+    for depth in (2, 3, 5, 9):
+        for seed in (0, 1, 2):
+            layers, reduced = cells["layers", depth, seed], cells["reduced", depth, seed]
+            np.testing.assert_allclose(layers["curve_distance"], reduced["curve_distance"], atol=1e-12)
+            np.testing.assert_allclose(
+                layers["curve_gradient_norm"], reduced["curve_gradient_norm"], atol=1e-12
+            )
+            assert layers["iterations"] == reduced["iterations"]
+
+
+def test_a_seed_has_one_target_and_start_at_every_depth(both_engines):
+    starts = {(r["seed"], r["curve_distance"][0]) for r in both_engines[0]}
+    assert len({round(d, 12) for _, d in starts}) == 3
+
+
+def test_a_cell_does_not_depend_on_its_shard():
+    together = {r["cell"]: r for r in run(engine="reduced", depth=[3, 4], seed=[0, 1, 2, 5])}
+    alone = run(engine="reduced", depth=4, seed=5)[0]
+    twin = together[alone["cell"]]
+    np.testing.assert_allclose(alone["curve_distance"], twin["curve_distance"], rtol=1e-9, atol=1e-14)
+    assert alone["iterations"] == twin["iterations"]
+
+
+def test_no_lapack_in_the_training_program_of_the_polar_path():
+    for engine in ("layers", "reduced"):
+        run(engine=engine, depth=3, seed=0)
+    called = [
+        re.findall(r'custom_call_target="([^"]*)"', compiled.call.as_text())
+        for compiled in execute._programs.values()
+    ]
+    assert len(called) >= 2
+    assert not [name for names in called for name in names if "lapack" in name]
+
+
+def test_a_diverging_cell_leaves_the_others_alone():
+    found = run(engine="reduced", depth=3, seed=[0, 1], step=[0.4, 60.0])
+    assert [r["status"] for r in found] == ["converged", "converged", "diverged", "diverged"]
+    assert all(r["first_bad_step"] is not None and r["reason"] for r in found[2:])
+    plain = run(engine="reduced", depth=3, seed=[0, 1])
+    for got, want in zip(found, plain, strict=False):
+        assert got["iterations"] == want["iterations"]
+
+
+def test_wide_last_layer_is_predicted_at_the_solution_found(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 6))
+    np.savez(
+        tmp_path / "data.npz", x=x, y=x @ rng.standard_normal((6, 3)) + 0.1 * rng.standard_normal((40, 3))
+    )
+    keys = {
+        "kind": "file",
+        "path": str(tmp_path / "data.npz"),
+        "width": 5,
+        "engine": "reduced",
+        "data": "whitened",
+    }
+    problem = {k: v for k, v in keys.items() if k in ("kind", "path")}
+    base = {k: v for k, v in BASE.items() if k not in ("input_dim", "output_dim", "singular_values", "kind")}
+    base |= {"width": 5, "engine": "reduced", "depth": [2, 6], "seed": [0, 1], "step": 0.05}
+    sweep = spec.grid(problem=problem, **base)
+    for shard in plan.shards(sweep):
+        for row in execute.shard(sweep, shard).to_pylist():
+            assert row["status"] == "converged"
+            assert row["eigenvalue_min"] == pytest.approx(row["step_size"], rel=1e-9)
+            assert row["rank"] == 6
+
+
+def test_shards_hold_every_cell_once_and_one_shard_plans_itself():
+    sweep = spec.grid(**{**BASE, "engine": ["layers", "reduced"], "depth": [2, 3], "seed": list(range(5)),
+                         "step": [0.1, 0.2, 0.4]})  # fmt: skip
+    shards = plan.shards(sweep)
+    cells = [cell for shard in shards for cell in shard.cells]
+    assert len(cells) == len(set(cells)) == len(sweep.cells())
+    for shard in shards:
+        assert len({(plan.program(c), c.depth, c.step_rule) for c in shard.cells}) == 1
+        assert len(shard.cells) <= shard.batch
+        assert [s.name for s in plan.shards(sweep, shard.cells)] == [shard.name]
+    assert len({(s.program, s.batch, s.max_depth) for s in shards}) == 2
+
+
+@pytest.mark.parametrize(
+    ("distance", "expected"),
+    [([1.0, 1e-2, 1e-4], 20), ([1.0, 1e-1, 1e-3], 15), ([1.0, 0.5, 0.4], None), ([1.0, 1e-2, 0.0], 10)],
+)
+def test_iterations_between_records(distance, expected):
+    tolerance = 1e-4 if distance[-1] == 1e-4 else 1e-2
+    assert rows.iterations(np.array([0, 10, 20]), np.array(distance), tolerance) == expected
+
+
+def test_step_rules_come_to_the_predicted_steps():
+    for rule, expected in (("fixed", 0.5), ("optimal", 0.5), ("edge", 0.5)):
+        sweep = spec.grid(
+            **{**BASE, "step_rule": rule, "step": 0.5, "depth": 6, "seed": 0, "engine": "reduced"}
+        )
+        cells = sweep.cells()
+        chosen = settings.resolve(sweep, cells, instance.prepare(sweep, cells, 1))
+        rate = chosen.predicted[0]
+        unit = {"fixed": 1.0, "optimal": rate.step_optimal, "edge": rate.step_max}[rule]
+        assert chosen.step_size[0] == pytest.approx(expected * unit, rel=1e-13)
+        assert chosen.scales.middle[0] == pytest.approx(1.0, rel=1e-12)
+    # closed form: lambda_max = mu (1 + (N-1)(1+q)/2), q = .49
+    assert rate.step_max == pytest.approx(2 / (1 + 5 * 1.49 / 2), rel=1e-12)

