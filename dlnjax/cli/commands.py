@@ -1,0 +1,228 @@
+"""What each command does: parse, call, print. All imports of size stand inside the commands."""
+
+from __future__ import annotations
+
+import argparse
+import pkgutil
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dlnjax.sweep.spec import Sweep
+
+
+def new(args: argparse.Namespace) -> int:
+    """Print a commented config, or write it to a file that is not there yet."""
+    from dlnjax.cli import template
+
+    name = re.sub(r"[^a-z0-9_]+", "_", args.file.stem.lower())[:80] if args.file else "my_study"
+    text = template.text(args.kind, name or "my_study", str(args.file or "CONFIG"))
+    if args.file is None:
+        print(text, end="")
+        return 0
+    if args.file.exists():
+        raise FileExistsError(f"{args.file}: is there already; remove it or give another name")
+    args.file.write_text(text, encoding="utf-8")
+    print(f"{args.file}: written; run it with: dlnjax run {args.file}")
+    return 0
+
+
+def run(args: argparse.Namespace) -> int:
+    """Validate, run what is missing, analyse, and print what came out."""
+    from dlnjax.sweep import spec
+
+    _need("pyarrow", "tqdm", "matplotlib")  # now, not after hours of computing
+    sweep = spec.load(args.config, args.set)
+    if sweep.problem.kind != "file" and (lines := spec.data_problems(sweep)):  # load has read a user's file
+        raise spec.SpecError([f"{args.config}: {line}" for line in lines])
+    out = args.out or Path("results") / sweep.study
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out}: --out is a file; give a folder")
+    if args.dry_run:
+        print(_plan(sweep, out))
+        return 0
+    outcome = _compute(sweep, out, args)
+    for shard, reason in outcome.failed.items():
+        print(f"dlnjax: shard {shard} failed: {reason}", file=sys.stderr)
+    failed = bool(outcome.failed) or not outcome.complete
+    return max(int(failed), _analyse(out, args.quiet)) if outcome.done else 1
+
+
+def status(args: argparse.Namespace) -> int:
+    """How far a sweep is; 1 if cells or shards of it failed."""
+    from dlnjax.sweep import verify as checks
+
+    found = checks.status(args.out)
+    print(f"{args.out}: " + "\n  ".join(found.lines()))
+    return int(bool(found.failed) or found.by_status.get("failed", 0) > 0)
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Every promise of a results folder; 1 if one is broken."""
+    from dlnjax.sweep import verify as checks
+
+    verdict = checks.verify(args.out)
+    print(f"{args.out}: " + "\n  ".join(verdict.lines()))
+    return int(not verdict.sound)
+
+
+def report(args: argparse.Namespace) -> int:
+    """A page about the results."""
+    from dlnjax.analysis import report as pages
+
+    print(pages.write(args.out, format=args.format))
+    return 0
+
+
+def export(args: argparse.Namespace) -> int:
+    """All cells for other programs: scalars as CSV, or everything as NetCDF or Zarr."""
+    target = args.output or args.out / f"export{ {'csv': '.csv', 'netcdf': '.nc', 'zarr': '.zarr'}[args.to] }"
+    if target.exists():
+        raise FileExistsError(f"{target}: is there already; remove it or give another --output")
+    rows = import_module("dlnjax.analysis").measured(args.out)
+    tables = import_module("dlnjax.analysis.tables")
+    if args.to == "csv":
+        target.write_text(tables.to_csv(rows), encoding="utf-8", newline="\n")
+    else:
+        data = tables.to_xarray(rows)
+        data.to_netcdf(target) if args.to == "netcdf" else data.to_zarr(target, zarr_format=2)
+    print(f"{target}: {len(rows)} cells")
+    return 0
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Hand the arguments to ``dlnjax.bench.<name>.main``."""
+    names = _benchmarks()
+    if args.benchmark is None or args.benchmark not in names:
+        known = ", ".join(names) or "none in this version"
+        wanted = f"{args.benchmark!r} is not a benchmark; " if args.benchmark else "name a benchmark; "
+        raise ValueError(f"bench: {wanted}there are: {known}")
+    main = getattr(import_module(f"dlnjax.bench.{args.benchmark}"), "main", None)
+    if main is None:
+        raise ValueError(
+            f"bench: {args.benchmark} only serves other benchmarks; there are: {', '.join(names)}"
+        )
+    return main(args.arguments) or 0
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Versions, devices and self-tests."""
+    from dlnjax.cli import doctor as checks
+
+    return checks.run()
+
+
+def _compute(sweep: Sweep, out: Path, args: argparse.Namespace) -> Any:
+    """Run the cells that ``out`` lacks, in this process or in workers; ``drive.Outcome``."""
+    from dlnjax.sweep import devices, drive, engines
+
+    with ExitStack() as stack:
+        listen = stack.enter_context(_listeners(args))
+        executor = None
+        if args.workers:
+            executor = stack.enter_context(engines.Workers(args.workers))
+        else:  # workers prepare themselves
+            devices.prepare(sweep.precision)
+        return drive.run(sweep, out, executor=executor, extend=args.extend, listen=listen)
+
+
+@contextmanager
+def _listeners(args: argparse.Namespace) -> Iterator[Callable[..., None]]:
+    """Progress on standard error, and events to a file where one is named."""
+    from dlnjax.sweep import progress
+
+    with ExitStack() as stack:
+        told: list[Any] = [progress.choose("quiet" if args.quiet else "auto")]
+        if args.json_events:
+            sink = stack.enter_context(open(args.json_events, "a", encoding="utf-8"))
+            told.append(progress.choose("json", sink))
+
+        def listen(name: str, **facts: Any) -> None:
+            for one in told:
+                one(name, **facts)
+
+        yield listen
+
+
+def _analyse(out: Path, quiet: bool) -> int:
+    """Tables and figures of what is there; 1 if a cell failed."""
+    from dlnjax import analysis
+
+    written = analysis.write(out)
+    if not quiet:
+        print(written.text)
+    return int(_statuses(out)["failed"] > 0)
+
+
+def _statuses(out: Path) -> Counter[str]:
+    from dlnjax.sweep import store
+
+    return Counter(store.read(out, ["status"])["status"].to_pylist()) if store.done(out) else Counter()
+
+
+def _plan(sweep: Sweep, out: Path) -> str:
+    """What ``run`` would do, in words."""
+    from dlnjax.sweep import plan, store
+
+    shards, done = plan.shards(sweep), store.done(out)
+    left = [shard for shard in shards if shard.name not in done]
+    cells = sum(len(shard.cells) for shard in left)
+    stored = cells * (sweep.record.records + 1) * 4 * 8 / 1e6
+    lines = [
+        f"{sweep.study}: {len(sweep.cells())} cells in {len(shards)} shards; to do: {cells} in {len(left)}"
+    ]
+    for index, grid in enumerate(sweep.grids):
+        lists = (f"{name} {_brief(getattr(grid, name))}" for name in ("step_rule", "step", "engine", "depth"))
+        lines.append(f"  grid.{index}: {grid.size()} cells: {', '.join(lists)}")
+    programs = Counter(shard.program for shard in left)
+    lines.append(f"programs to compile: {len(programs)}")
+    for program, count in programs.items():
+        what = f"engine {program.engine}, width {program.width}, {program.precision}, {program.optimizer}"
+        lines.append(f"  {what}, {program.retraction}, {program.data}: {count} shards")
+    lines.append(f"curves to store: at most {stored:.1f} MB before compression; longest run: {_steps(sweep)}")
+    lines.append(f"results would go to {out}; nothing was run or written")
+    return "\n".join(lines)
+
+
+def _steps(sweep: Sweep) -> str:
+    return f"at most {sweep.record.max_steps} steps"
+
+
+def _brief(values: tuple) -> str:
+    """A list of values, its middle left out where it is long."""
+    shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+    return " ".join(shown if len(shown) <= 8 else [*shown[:4], "...", *shown[-2:]])
+
+
+def _need(*modules: str) -> None:
+    """Raise ModuleNotFoundError for the first of these that is not installed."""
+    for module in modules:
+        if find_spec(module) is None:
+            raise ModuleNotFoundError(f"{module} is not installed", name=module)
+
+
+def _benchmarks() -> list[str]:
+    found = find_spec("dlnjax.bench")
+    folders = found.submodule_search_locations if found else None
+    return (
+        sorted(m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_")) if folders else []
+    )
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "new": new,
+    "run": run,
+    "status": status,
+    "verify": verify,
+    "report": report,
+    "export": export,
+    "bench": bench,
+    "doctor": doctor,
+}

@@ -1,0 +1,173 @@
+"""Arguments of the ``dlnjax`` command; standard library only, so that ``--help`` is immediate."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+_EXIT_CODES = """exit codes: 0 all well; 1 some cells failed, or files are damaged; 2 a mistake in what was
+given, or an extra is missing; 130 Ctrl-C; 143 SIGTERM. DLNJAX_TRACEBACK=1 shows where an error arose."""
+_RUN = """examples:
+  dlnjax run configs/smoke.toml
+  dlnjax run configs/depth_rate.toml --out results/wide --set width=[8] --set record.records=512
+  dlnjax run configs/depth_rate.toml --set grid.0.depth=[2,4] --dry-run
+
+--set takes a key of the config: a bare grid key (depth, width, seed, ...) sets it in every grid, a dotted
+key (record.records, grid.0.depth) in one place. Quote brackets where the shell needs it."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose mistakes take one line and name the nearest choice."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, formatter_class=_Formatter, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        text = " ".join(message.split())
+        print(f"{self.prog}: {text}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            near = difflib.get_close_matches(str(value), list(action.choices), n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            known = ", ".join(map(str, action.choices))
+            raise argparse.ArgumentError(action, f"{value!r} is not known; {hint}choose from {known}")
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str, **kwargs: Any):
+        super().__init__(prog, max_help_position=30, **kwargs)
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; exits with code 2 and one line on a mistake, 0 after ``--help``."""
+    parser = build()
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words:
+        parser.print_help(sys.stderr)
+        sys.exit(2)
+    args, rest = parser.parse_known_args(words)
+    if args.command == "bench":
+        args.arguments = rest  # read by the benchmark itself
+    elif rest:
+        _unknown(parser, args.command, rest)
+    if args.command == "run":
+        _settle(args, parser)
+    return args
+
+
+def build() -> Parser:
+    """The parser of all commands."""
+    parser = Parser(
+        prog="dlnjax",
+        description="Deep linear networks with orthonormal layers: sweeps, and what theory says of them.",
+        epilog=_EXIT_CODES,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, text: str, epilog: str | None = None, **kwargs: Any) -> Parser:
+        return commands.add_parser(name, help=text, description=text, epilog=epilog, **kwargs)
+
+    _new(command("new", "Print a commented config, or write it to a file."))
+    _run(command("run", "Run a config's cells, or what is missing of them, and analyse the results.", _RUN))
+    _folder(command("status", "How far the sweep in a folder is; also while it runs."))
+    _folder(command("verify", "Check everything a results folder promises; name damaged files."))
+    _report(command("report", "Write a report page about the results in a folder."))
+    _export(command("export", "Write a folder's results for other programs."))
+    bench = command("bench", "Run a benchmark; what follows its name goes to the benchmark.", add_help=False)
+    bench.add_argument("benchmark", nargs="?", metavar="NAME", help="optim, sweep, ...; none: list them")
+    command("doctor", "Versions, devices, precision and a self-test of the geometry.")
+    return parser
+
+
+def _new(parser: Parser) -> None:
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="file to write; none: print it")
+    kinds = ("teacher", "digits", "mnist", "file")
+    parser.add_argument("--kind", default="teacher", choices=kinds, metavar="KIND", help=" | ".join(kinds))
+
+
+def _run(parser: Parser) -> None:
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="the TOML file that says what to run")
+    parser.add_argument("--out", type=_place, metavar="DIR", help="results folder (default: results/<study>)")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change keys of the config for this run",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would run; run and write nothing")
+    parser.add_argument("--workers", type=_count, metavar="N", help="spawn N processes (default: this one)")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no table; mistakes only")
+    parser.add_argument("--json-events", metavar="FILE", help="append a JSON object an event to FILE")
+    parser.add_argument("--extend", action="store_true", help="let the config add cells to an older folder")
+
+
+def _folder(parser: Parser) -> None:
+    parser.add_argument("out", type=_place, metavar="DIR", help="a results folder, as given to run --out")
+
+
+def _report(parser: Parser) -> None:
+    _folder(parser)
+    parser.add_argument("--format", default="html", choices=("html", "md"), metavar="F", help="html | md")
+
+
+def _export(parser: Parser) -> None:
+    _folder(parser)
+    formats = ("csv", "netcdf", "zarr")
+    parser.add_argument("--to", required=True, choices=formats, metavar="FORMAT", help=" | ".join(formats))
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="where to (default: DIR/export.csv, .nc or .zarr)"
+    )
+
+
+def _settle(args: argparse.Namespace, parser: Parser) -> None:
+    """``--set`` takes any number of words; a config that stands behind it is not one of them."""
+    strays = [word for word in args.set if "=" not in word]
+    if args.config is None and len(strays) == 1:
+        args.config = strays[0]
+        args.set.remove(strays[0])
+    if args.config is None:
+        parser.error("run: no CONFIG given; name one, or make one with: dlnjax new FILE")
+
+
+def _unknown(parser: Parser, command: str, rest: list[str]) -> NoReturn:
+    """Complain about arguments no one takes, with the nearest option."""
+    options = [option for option in _options(parser, command) if option.startswith("--")]
+    near = difflib.get_close_matches(rest[0].partition("=")[0], options, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"options are {', '.join(options)}"
+    parser.error(f"{command}: {rest[0]!r} is not an argument; {hint}")
+
+
+def _options(parser: Parser, command: str) -> list[str]:
+    choices = next(a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return list(choices[command]._option_string_actions)
+
+
+def _place(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is empty; give a folder")
+    return Path(text)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 10000")
+    return int(text)
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when asked, for that takes longer than all the rest."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
+        from dlnjax import __version__
+
+        print(f"dlnjax {__version__}")
+        sys.exit(0)

