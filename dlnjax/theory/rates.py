@@ -157,7 +157,7 @@ def _realizable_extremes(net: _host.Chain, data: _host.Data, size: int) -> spect
     dn, d0 = net.layers[-1].shape[0], net.layers[0].shape[1]
     root, metric = _root(data, d0), layer_metric(net)
     apply = _on_vectors(lambda x: metric(x @ root) @ root, (dn, d0))
-    left, right = _basis(net.frame), _basis((net.layers[0] @ root).T)
+    left, right = _basis(net.frame), _basis((net.product @ root).T)
     data_range = _basis(root)
 
     def project(x: np.ndarray) -> np.ndarray:
