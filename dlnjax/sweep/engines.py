@@ -12,8 +12,9 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -67,6 +68,10 @@ class Workers(Executor):
             for thread in self._threads:
                 thread.join()
 
+    def __exit__(self, kind: Any, *_: object) -> None:
+        """Waits for the tasks at hand; an exception (Ctrl-C) ends them at once."""
+        self.shutdown(cancel_futures=kind is not None)
+
     def pids(self) -> list[int]:
         """Process ids of the living workers."""
         return [process.pid for process in list(self._processes.values()) if process.is_alive()]
@@ -104,6 +109,8 @@ class Workers(Executor):
 
     def _ask(self, process: Any, pipe: Connection, call: Any) -> tuple[str, Any]:
         """("result", value), ("error", exception) or ("died", why)."""
+        if self._closing.is_set():  # shut down while the process was being spawned
+            return "died", "shut down"
         try:
             pipe.send(call)
             ready = wait([pipe, process.sentinel], self.timeout)
@@ -168,6 +175,28 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
+
+
+@contextmanager
+def choose(workers: int = 0, dask_address: str | None = None, timeout: float | None = None) -> Iterator[Any]:
+    """The executor that the command's options name, closed at the end; None for this process.
+
+    Args:
+      workers: spawned processes; 0 for none.
+      dask_address: a Dask scheduler's, ``local`` for a cluster on this machine; None for no Dask.
+      timeout: seconds a worker may spend on a shard before it is replaced.
+    """
+    if dask_address is not None:
+        executor, close = dask(None if dask_address == "local" else dask_address)
+        try:
+            yield executor
+        finally:
+            close()
+    elif workers:
+        with Workers(workers, timeout) as pool:
+            yield pool
+    else:
+        yield None
 
 
 def dask(address: str | None = None, **cluster: Any) -> tuple[Executor, Callable[[], None]]:

@@ -1,0 +1,149 @@
+"""The house rules, read from the sources: floors, lazy imports, file lengths, no rooms for everything."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "dlnjax"
+#: A module imports only from strictly lower floors; a package's own files are one room.
+FLOORS = {
+    **dict.fromkeys(["_types", "_linalg"], 0),
+    "stiefel": 1,
+    **dict.fromkeys(["network", "optim"], 2),
+    **dict.fromkeys(["problem", "losses", "initial", "scales"], 3),
+    "train": 4,
+    "reduced": 5,
+    "theory": 6,
+    "sweep": 7,
+    **dict.fromkeys(["analysis", "bench"], 8),
+    "cli": 9,
+    "__main__": 10,
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+#: Lines a file may have, less one.
+LENGTH = 400
+
+
+def room(file: Path) -> str:
+    """The part of the package a file belongs to."""
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(source: str, package: str) -> set[str]:
+    """Rooms of dlnjax that a source imports, also in functions, for types, or by ``import_module``."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {part for name in node.names for part in _rooms(name.name)}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join([*package.split(".")[: -node.level + 1 or None], *base.split(".")]).strip(".")
+            if base == "dlnjax":
+                found |= {name.name for name in node.names if name.name in FLOORS}
+            found |= _rooms(base)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "import_module":
+            found |= {p for a in node.args if isinstance(a, ast.Constant) for p in _rooms(str(a.value))}
+    return found
+
+
+def _rooms(name: str) -> set[str]:
+    parts = name.split(".")
+    return {parts[1]} if parts[0] == "dlnjax" and len(parts) > 1 else set()
+
+
+def upward(file: Path, source: str) -> list[str]:
+    """The imports of a file that do not go down."""
+    here = room(file)
+    package = ".".join(["dlnjax", *file.relative_to(PACKAGE).parts[:-1]])
+    others = imported(source, package) - {here}
+    return sorted(other for other in others if FLOORS[other] >= FLOORS[here])
+
+
+def test_every_room_has_a_floor():
+    rooms = {room(file) for file in FILES} - {"__init__"}
+    assert rooms <= FLOORS.keys(), (
+        f"give {sorted(rooms - FLOORS.keys())} a floor, here and in the documentation"
+    )
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_imports_go_down(file):
+    if room(file) == "__init__":
+        assert imported(file.read_text(), "dlnjax") == set(), "the top level loads its parts on first use"
+    else:
+        assert upward(file, file.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import dlnjax.sweep.plan",
+        "from dlnjax import train",
+        "from dlnjax.analysis import rates",
+        "def f():\n    from dlnjax.reduced import x",
+        "from importlib import import_module\nimport_module('dlnjax.cli.parser')",
+        "from ..train import train",
+        "from .. import train",
+    ],
+)
+def test_the_reader_sees_every_kind_of_import(source):
+    assert upward(PACKAGE / "optim" / "new.py", source)
+
+
+def test_down_and_sideways_are_allowed():
+    source = "from dlnjax import stiefel\nfrom dlnjax.optim import rgd\nfrom ._tangent import x\nimport jax"
+    assert upward(PACKAGE / "optim" / "new.py", source) == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_files_are_short(file):
+    assert len(file.read_text().splitlines()) < LENGTH
+
+
+def test_no_room_for_everything():
+    names = {
+        part.removesuffix(".py").strip("_") for file in FILES for part in file.relative_to(PACKAGE).parts
+    }
+    assert names.isdisjoint({"utils", "util", "helpers", "helper", "misc", "tools", "hub"})
+
+
+def test_no_code_from_text():
+    """No eval, exec, pickle or path tricks anywhere in the package."""
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call):
+                assert getattr(node.func, "id", "") not in {"eval", "exec"}, file
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {n.name for n in node.names} | {getattr(node, "module", None)}
+                assert names.isdisjoint({"pickle", "cloudpickle", "dill", "marshal", "shelve"}), file
+            if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+                assert isinstance(node.value, ast.Constant), file
+                assert node.value.value is False, file
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("dlnjax", "jax pyarrow matplotlib pandas diffrax"),
+        ("dlnjax.sweep", "jax pyarrow matplotlib pandas diffrax"),
+        ("dlnjax.sweep.drive", "jax matplotlib pandas diffrax"),
+        ("dlnjax.analysis", "jax diffrax"),
+        ("dlnjax.cli", "jax pyarrow matplotlib pandas diffrax"),
+        ("dlnjax.train", "pyarrow matplotlib pandas diffrax"),
+    ],
+)
+def test_importing_pulls_in_little(module, absent):
+    code = f"import sys, {module}; print(*(set({absent.split()!r}) & sys.modules.keys()))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == ""
+
+
+def test_top_level_names_are_modules():
+    import dlnjax
+
+    for name in dlnjax.__all__:
+        assert type(getattr(dlnjax, name)).__name__ == "module"
