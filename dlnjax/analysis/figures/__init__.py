@@ -1,0 +1,27 @@
+"""The figures of a study: error curves with predicted slopes, rate against depth, the stability edge.
+
+Each function takes rows of ``tables.measure`` (or the store's table, which it measures) and returns a
+matplotlib ``Figure``, or None where the rows have nothing for it. ``save`` writes PNG and SVG.
+Panels follow the coordinates that vary: step rules, and for studies on data its whitening and the width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from dlnjax.analysis.figures.edge import stability_edge
+from dlnjax.analysis.figures.error import error_curves
+from dlnjax.analysis.figures.rate import rate_against_depth
+from dlnjax.analysis.style import save
+
+__all__ = ["STUDY", "error_curves", "rate_against_depth", "save", "stability_edge"]
+
+#: The figures that ``analysis.write`` makes: file name -> function of the rows.
+STUDY: dict[str, Callable[[Any], Figure | None]] = {
+    "error_curves": error_curves,
+    "rate_against_depth": rate_against_depth,
+    "stability_edge": stability_edge,
+}

@@ -1,0 +1,147 @@
+"""A study as one page to read: question, answer, claims, figures, what went wrong, and how to do it again.
+
+``report.html`` needs no other file and no network; ``report.md`` says the same as text and names the figures'
+files. Both are the same, byte for byte, whenever the results are.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dlnjax import analysis
+from dlnjax.analysis import claims, tables, text
+
+#: Figure -> (title, caption). What a reader must know to read the figure without the text around it.
+CAPTIONS = {
+    "error_curves": (
+        "Error curves",
+        "Error of the product against steps, one line a depth N, lowest seed. Dashed: the slope predicted "
+        "from the spectrum at the solution, drawn through the middle of the window in which the rate was "
+        "fitted. Where a curve turns level it has reached the rounding floor.",
+    ),
+    "rate_against_depth": (
+        "Rate against depth",
+        "How far the factor per step is from 1, against depth: prediction (lines) and measurement (markers; "
+        "discs trained layer by layer, squares by the exact reduction), with fitted intervals, usually "
+        "smaller than a marker. Where there is a second panel, it shows how far measurement and prediction "
+        "are apart (largest over seeds and engines) with the half width of the fitted interval.",
+    ),
+    "stability_edge": (
+        "Stability edge",
+        "Runs at fractions of the predicted largest stable step. Left: discs converge on every seed, crosses "
+        "on none. Right: the error left at the end of the run (median over seeds), which jumps at the edge.",
+    ),
+}
+# Long lists of the manifest, of no use to a reader.
+_HIDDEN = ("cells", "partition", "history", "manifest_version")
+
+
+class Report(NamedTuple):
+    """The content, before it is set as HTML or Markdown.
+
+    Attributes:
+      title, question, answer: of the study, a line each.
+      claims: the table of claims.
+      tables: the tables of numbers.
+      figures: ``(name, title, caption, svg)`` each.
+      outside: cells that are not as expected, a line each, the count first.
+      config: the config as TOML.
+      facts: versions, device, precision, commit, ... as ``(name, value)``.
+      commands: what reproduces the page.
+    """
+
+    title: str
+    question: str
+    answer: str
+    claims: text.Table
+    tables: list[text.Table]
+    figures: list[tuple[str, str, str, str]]
+    outside: list[str]
+    config: str
+    facts: list[tuple[str, str]]
+    commands: list[str]
+
+
+def write(out: Path | str, format: str = "html") -> Path:
+    """Write ``report.html`` or ``report.md`` (and the figures it shows) into a sweep's folder.
+
+    Args:
+      out: the folder given to ``dlnjax run``.
+      format: ``html`` or ``md``.
+
+    Returns:
+      The page's path.
+
+    Raises:
+      ValueError: another format.
+      FileNotFoundError: there are no results in ``out``.
+      ImportError: pyarrow or matplotlib is absent; install ``dlnjax[study]``.
+    """
+    if format not in ("html", "md"):
+        raise ValueError(f"format {format!r}; choose html or md")
+    from dlnjax.analysis import _page
+
+    path = Path(out) / f"report.{format}"
+    render = {"html": _page.html, "md": _page.markdown}[format]
+    path.write_text(render(gather(out)), encoding="utf-8", newline="\n")
+    return path
+
+
+def gather(out: Path | str) -> Report:
+    """Everything a report says, from the folder ``out``; also writes its tables and figures there."""
+    out = Path(out)
+    rows = analysis.measured(out)
+    analysis.write(out, rows)
+    found, outside = claims.check(rows)
+    config = analysis.config(out)
+    study = str(config.get("study") or rows[0]["study"])
+    return Report(
+        title=study.replace("_", " "),
+        question=str(config.get("question", "")),
+        answer=text.answer(found).removeprefix("Answer: "),
+        claims=text.claims_table(found),
+        tables=text.measured_tables(rows),
+        figures=_figures(out / "figures"),
+        outside=text.outside_list(outside, rows).splitlines(),
+        config=_text(out / "config.toml"),
+        facts=[*_counts(rows), *_facts(out / "manifest.json")],
+        commands=[f"dlnjax run config.toml --out {study}", f"dlnjax report {study}"],
+    )
+
+
+def _figures(folder: Path) -> list[tuple[str, str, str, str]]:
+    paths = {name: folder / f"{name}.svg" for name in CAPTIONS}
+    return [(name, *CAPTIONS[name], _text(path)) for name, path in paths.items() if path.exists()]
+
+
+def _counts(rows: list[tables.Row]) -> list[tuple[str, str]]:
+    """How many cells of each status."""
+    names = sorted({row["status"] for row in rows})
+    counted = ", ".join(f"{sum(row['status'] == name for row in rows)} {name}" for name in names)
+    return [("cells", f"{len(rows)} ({counted})")]
+
+
+def _facts(path: Path) -> list[tuple[str, str]]:
+    """The manifest's short entries; nested ones with a dot."""
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    flat: list[tuple[str, str]] = []
+    for name, value in found.items():
+        if name not in _HIDDEN and value is not None:
+            nested = isinstance(value, dict)
+            flat += (
+                [(f"{name}.{k}", _short(v)) for k, v in value.items()] if nested else [(name, _short(value))]
+            )
+    return flat
+
+
+def _short(value: Any) -> str:
+    shown = value if isinstance(value, str) else json.dumps(value)
+    return shown if len(shown) <= 120 else shown[:117] + "..."
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""

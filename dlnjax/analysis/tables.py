@@ -1,0 +1,232 @@
+"""What a sweep measured, one row a cell: the store's scalars beside the factor fitted to each curve.
+
+``measure`` turns the store's table into rows; the rest only selects and prints them. Cells around the
+stability edge (``step_rule == "edge"``) go to a file of their own: half of them are meant not to converge.
+A cell without a rate keeps its spectrum, its loss and the reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dlnjax.analysis import rates
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
+    import xarray
+
+#: A cell: scalars by column name, curves as ``curve_*`` vectors, ``fit`` the :class:`rates.Fit`.
+Row = dict[str, Any]
+
+#: Coordinates of a cell, in the order in which tables sort them.
+COORDINATES = (
+    "study", "step_rule", "step", "data", "start", "optimizer", "retraction", "precision", "width",
+    "engine", "depth", "seed",
+)  # fmt: skip
+#: Columns of summary.csv and edge.csv.
+COLUMNS = (
+    "study", "data", "depth", "width", "seed", "step_rule", "step", "step_size", "engine", "start",
+    "retraction", "optimizer", "precision", "status", "iterations", "predicted_iterations",
+    "measured_factor", "measured_low", "measured_high", "predicted_factor", "guaranteed_factor",
+    "window_first", "window_last", "eigenvalue_min", "eigenvalue_max", "step_max", "step_optimal", "rank",
+    "num_steps", "interval", "first_bad_step", "final_loss", "final_distance", "orthonormality_error",
+    "reason",
+)  # fmt: skip
+#: Units and meaning of what the table's metadata does not say.
+UNITS = {
+    "measured_factor": "error factor per step",
+    "measured_low": "error factor per step",
+    "measured_high": "error factor per step",
+    "predicted_iterations": "steps",
+    "window_first": "steps",
+    "window_last": "steps",
+}
+_RULES = {name: place for place, name in enumerate(("fixed", "optimal", "middle", "edge"))}
+_CURVES = ("curve_step", "curve_loss", "curve_distance", "curve_gradient_norm")
+#: Nats by which the predicted slowest mode must fall within a run before its rate can be seen.
+_LEAST_DECAY = 3.0
+
+
+def measure(table: pyarrow.Table, tolerance: float = 1e-8, output_dim: int | None = None) -> list[Row]:
+    """One row a cell of ``sweep.read``'s table, each curve fitted; sorted by :data:`COORDINATES`.
+
+    Args:
+      table: one row a cell, curves in ``curve_step`` and ``curve_distance``.
+      tolerance: relative error at which a cell counts as converged; for ``predicted_iterations``.
+      output_dim: d_N where known; kept in every row, for the claims that depend on it.
+
+    Returns:
+      Rows with all columns of the table and of :data:`COLUMNS`; None where a thing does not apply.
+    """
+    rows = [{**_measured(row, tolerance), "output_dim": output_dim} for row in _plain(table)]
+    return sorted(rows, key=_sort_key)
+
+
+def split(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
+    """``(rows of summary.csv, rows of edge.csv)``."""
+    rows = list(rows)
+    return [r for r in rows if r["step_rule"] != "edge"], [r for r in rows if r["step_rule"] == "edge"]
+
+
+def to_csv(rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> str:
+    """Rows as CSV text: full precision, an empty field where a thing does not apply."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([["" if row.get(c) is None else row[c] for c in columns] for row in rows])
+    return text.getvalue()
+
+
+def groups(
+    rows: Iterable[Row], *, by: Sequence[str] = COORDINATES, without: Sequence[str] = ()
+) -> dict[tuple[tuple[str, Any], ...], list[Row]]:
+    """Rows that agree in the coordinates ``by`` but those in ``without``, keyed by what they agree in."""
+    found: dict[tuple[tuple[str, Any], ...], list[Row]] = {}
+    for row in rows:
+        key = tuple((name, row[name]) for name in by if name not in without)
+        found.setdefault(key, []).append(row)
+    return found
+
+
+def varying(rows: Sequence[Row]) -> list[str]:
+    """The coordinates that tell rows apart: the step rule, and what varies within one.
+
+    What merely comes with the rule (its step, its start) is not listed.
+    """
+    rules: dict[str, list[Row]] = {}
+    for row in rows:
+        rules.setdefault(row["step_rule"], []).append(row)
+    found = {n for group in rules.values() for n in COORDINATES if len({row[n] for row in group}) > 1}
+    return [n for n in COORDINATES if n in found or (n == "step_rule" and len(rules) > 1)]
+
+
+def describe(row: Row, names: Sequence[str]) -> str:
+    """The coordinates ``names`` of a row in words: ``fixed, layers, N = 4``."""
+    words = {"depth": "N = {}", "width": "width {}", "seed": "seed {}", "step": "step {:g}"}
+    return ", ".join(words.get(name, "{}").format(row[name]) for name in names)
+
+
+def to_pandas(table: pyarrow.Table | Sequence[Row]) -> pandas.DataFrame:
+    """Scalars of every cell as a data frame, indexed by the coordinates; ``attrs["units"]`` names units.
+
+    Args:
+      table: of ``sweep.read``, or rows of :func:`measure` (to include the measured factors).
+
+    Raises:
+      ImportError: pandas is absent; install ``dlnjax[analysis]``.
+    """
+    frames = _require("pandas")
+    rows, units = _plain(table), {**UNITS, **_units(table)}
+    scalars = [{k: v for k, v in row.items() if k not in _CURVES and k != "fit"} for row in rows]
+    frame = frames.DataFrame(scalars).set_index([c for c in COORDINATES if rows and c in rows[0]])
+    frame.attrs["units"] = {name: unit for name, unit in units.items() if name in frame.columns}
+    return frame
+
+
+def to_xarray(table: pyarrow.Table | Sequence[Row]) -> xarray.Dataset:
+    """Every cell with its curves: dimensions ``cell`` and ``record``, the coordinates as labels of ``cell``.
+
+    Select with labels, for instance ``data.where(data.depth == 8, drop=True)``; the curves'
+    steps are the variable ``curve_step`` because cells differ in how often they are recorded. Units are in
+    each variable's ``attrs["units"]``.
+
+    Args:
+      table: of ``sweep.read``, or rows of :func:`measure`.
+
+    Raises:
+      ImportError: xarray is absent; install ``dlnjax[analysis]``.
+    """
+    arrays = _require("xarray")
+    rows, units = _plain(table), {**UNITS, "depth": "layers", **_units(table)}
+    names = [name for name in (rows[0] if rows else {}) if name not in ("fit", "cell")]
+    made = {}
+    for name in names:
+        values = _column([row[name] for row in rows], curve=name in _CURVES)
+        made[name] = (("cell", "record")[: values.ndim], values, {"units": units.get(name, "1")})
+    coordinates = {name: made.pop(name) for name in COORDINATES if name in made}
+    return arrays.Dataset(made, coords=coordinates)
+
+
+def _measured(row: Row, tolerance: float) -> Row:
+    fit = _fit(row)
+    predicted = row.get("predicted_factor")
+    return {
+        **row,
+        "fit": fit,
+        "measured_factor": fit.factor,
+        "measured_low": fit.low,
+        "measured_high": fit.high,
+        "window_first": fit.first,
+        "window_last": fit.last,
+        "predicted_iterations": _iterations(predicted, tolerance),
+        "reason": "; ".join(why for why in (row.get("reason"), fit.reason) if why) or None,
+    }
+
+
+def _fit(row: Row) -> rates.Fit:
+    """The fit of a cell's curve; none for one that diverged, failed or was too short for its slowest mode."""
+    step, distance = row.get("curve_step"), row.get("curve_distance")
+    if row["status"] in ("diverged", "failed") or step is None or distance is None:
+        return rates.Fit(None, None, None, None, None, None)
+    predicted, steps = row.get("predicted_factor"), step[-1] - step[0]
+    if row["status"] != "converged" and predicted is not None and 0 < predicted < 1:
+        decay = -math.log(predicted) * steps
+        if decay < _LEAST_DECAY:
+            why = f"the slowest mode falls by {-math.expm1(-decay):.2g} of itself in {steps:.0f} steps"
+            return rates.Fit(None, None, None, None, None, f"no asymptotic regime: {why}")
+    return rates.fit(step, distance)
+
+
+def _iterations(factor: float | None, tolerance: float) -> int | None:
+    """Steps in which the predicted factor alone reaches the tolerance."""
+    if factor is None or not 0 < factor < 1:
+        return None
+    return math.ceil(math.log(tolerance) / math.log(factor))
+
+
+def _plain(table: pyarrow.Table | Sequence[Row]) -> list[Row]:
+    """Rows as dictionaries, curves as float vectors, not-a-number scalars as None."""
+    rows = list(table) if isinstance(table, (list, tuple)) else table.to_pylist()  # type: ignore[union-attr]
+    return [{name: _value(name, value) for name, value in row.items()} for row in rows]
+
+
+def _value(name: str, value: Any) -> Any:
+    if name in _CURVES:
+        return None if value is None else np.asarray(value, float)
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _sort_key(row: Row) -> tuple:
+    return tuple((_RULES.get(row[n], 9), row[n]) if n == "step_rule" else row[n] for n in COORDINATES)
+
+
+def _column(values: list[Any], *, curve: bool) -> np.ndarray:
+    """A column for xarray: absent numbers become not-a-number, curves a matrix."""
+    if curve:
+        length = max((len(v) for v in values if v is not None), default=0)
+        return np.stack([np.full(length, np.nan) if v is None else v for v in values])
+    if any(isinstance(value, str) for value in values):
+        return np.array(["" if value is None else value for value in values])
+    return np.array([np.nan if value is None else value for value in values])
+
+
+def _units(table: Any) -> dict[str, str]:
+    """The units that the store keeps in its fields' metadata."""
+    fields = getattr(table, "schema", ())
+    found = {field.name: (field.metadata or {}).get(b"unit", b"").decode() for field in fields}
+    return {name: unit for name, unit in found.items() if unit}
+
+
+def _require(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f'{module} is not installed; pip install "dlnjax[analysis]"') from error
