@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 __all__ = [
     "analysis",
     "initial",
+    "layerwise",
+    "losses",
     "network",
     "optim",
     "problem",

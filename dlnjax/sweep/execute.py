@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from dlnjax import optim, reduced, stiefel, train
+from dlnjax import layerwise, optim, reduced, stiefel, train
 from dlnjax._types import Trace
 from dlnjax.sweep import instance, rows, settings, store
 from dlnjax.sweep.cells import Sweep
@@ -135,19 +135,21 @@ def _layers(
     depth,
     intervals,
 ) -> tuple[TwoLayer, Trace]:
-    """One cell, layer by layer, by the optax transformation itself."""
+    """One cell, layer by layer: by the optax transformation itself, or the one pass held equal to it."""
     network = reduced.Reduced(start.first, start.frame, depth)
     params = reduced.expand(key, network, max_layers=max(max_depth, 3))
-    if program.optimizer == "rgd":
-        optimizer = optim.rgd(
-            steps.size, scales=tuple(steps.scales), retraction=RETRACTIONS[program.retraction]
-        )
+    options: dict[str, Any] = {"record_intervals": intervals, "depth": depth, "tolerance": tolerance}
+    if (program.optimizer, program.retraction) == ("rgd", "polar"):
+        params, trace = layerwise.train(params, problem, step_size=steps.size, scales=steps.scales, **options)
     else:
-        optimizer = optim.gd(steps.size, scales=tuple(steps.scales))
-    params, trace = train.train(
-        params, problem, optimizer, record_intervals=intervals, depth=depth, tolerance=tolerance
-    )
+        params, trace = train.train(params, problem, _optimizer(program, steps), **options)
     return TwoLayer(params[0], reduced.frame(params, depth)), trace
+
+
+def _optimizer(program: Program, steps: Steps):
+    if program.optimizer == "gd":
+        return optim.gd(steps.size, scales=tuple(steps.scales))
+    return optim.rgd(steps.size, scales=tuple(steps.scales), retraction=RETRACTIONS[program.retraction])
 
 
 def _reduced(
