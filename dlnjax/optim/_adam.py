@@ -18,12 +18,12 @@ KINDS = ("scalar", "elementwise")
 
 class AdamState(NamedTuple):
     """Attributes:
-    count: steps taken.
+    steps: how many were taken.
     first: tangent first moment, one a leaf.
     second: second moment, per matrix ``(batch..., 1, 1)`` in matrix form, or in the leaf's shape.
     """
 
-    count: Int[Array, ""]
+    steps: Int[Array, ""]
     first: Any
     second: Any
 
@@ -40,8 +40,8 @@ def scale_by_tangent_adam(
 
     ``scalar``: v averages the mean square entry of each matrix's update, so the direction stays tangent and the step
     commutes with the gauge [paper: Becigneul & Ganea 2019, one adaptive number per factor of a product manifold].
-    ``elementwise``: v averages each entry's square and the direction is projected on the tangent space again; depends on
-    the basis [derived].
+    ``elementwise``: v averages each entry's square and the direction is projected on the tangent space again; it
+    depends on the basis [derived].
 
     Args:
       b1, b2: decays in [0, 1). eps: added to the root.
@@ -62,14 +62,14 @@ def scale_by_tangent_adam(
         start = _matrix_means(first, axes) if scalar else jax.tree.map(jnp.zeros_like, first)
         return AdamState(jnp.zeros((), jnp.int32), first, start)
 
-    def update(updates: Any, state: AdamState, params: Any = None) -> tuple[Any, AdamState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AdamState]:
         def moved(point: jax.Array, m: jax.Array, u: jax.Array) -> jax.Array:
             return _average(b1, stiefel.transport(point, m), u)
 
         first = map_matrices(moved, axes, "scale_by_tangent_adam", params, state.first, updates)
         squares = _matrix_means(updates, axes) if scalar else jax.tree.map(jnp.square, updates)
         moments = jax.tree.map(lambda v, s: _average(b2, v, s), state.second, squares)
-        count = optax.safe_increment(state.count)
+        count = jnp.asarray(optax.safe_increment(state.steps))
         roots = jax.tree.map(lambda v: jnp.sqrt(v / _missing(b2, count, v)) + cast(eps, v), moments)
         corrected = jax.tree.map(lambda m: m / _missing(b1, count, m), first)
         if scalar:

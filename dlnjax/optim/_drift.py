@@ -17,10 +17,10 @@ from dlnjax.optim._retract import Last
 
 class DriftState(NamedTuple):
     """Attributes:
-    count: steps taken.
+    steps: how many were taken.
     """
 
-    count: Int[Array, ""]
+    steps: Int[Array, ""]
 
 
 class DriftControl(Last):
@@ -46,8 +46,8 @@ def control_drift(every: int, *, axes: Axes = None) -> optax.GradientTransformat
     def corrected(point: jax.Array, u: jax.Array) -> jax.Array:
         return stiefel.project(point + u) - point
 
-    def update(updates: Any, state: DriftState, params: Any = None, **_: Any) -> tuple[Any, DriftState]:
-        count = optax.safe_increment(state.count)
+    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, DriftState]:
+        count = jnp.asarray(optax.safe_increment(state.steps))
         due = count % every == 0
 
         def now(u: Any) -> Any:

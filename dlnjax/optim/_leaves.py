@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 Axis = int | tuple[int, ...]
 
@@ -77,7 +78,7 @@ def from_matrix(matrix: jax.Array, shape: tuple[int, ...], axes: Any = None) -> 
         return matrix
     rows, columns = _resolve(axes, len(shape))
     order = tuple(a for a in range(len(shape)) if a not in rows + columns) + rows + columns
-    return jnp.transpose(jnp.reshape(matrix, tuple(shape[a] for a in order)), np.argsort(order))
+    return jnp.transpose(jnp.reshape(matrix, tuple(shape[a] for a in order)), tuple(int(a) for a in np.argsort(order)))
 
 
 def specs(axes: Axes, tree: Any) -> Any:
@@ -149,7 +150,7 @@ def check_points(link: str, params: Any, axes: Axes = None) -> None:
     """Refuse concrete parameters that are not on the manifold; traced ones cannot be seen and pass."""
     for (name, leaf), spec in zip(named_leaves(params), specs(axes, params), strict=True):
         check_leaf(link, name, leaf)
-        if isinstance(leaf, jax.core.Tracer):
+        if isinstance(leaf, Tracer):
             continue
         with jax.ensure_compile_time_eval():
             matrix = np.asarray(to_matrix(leaf, spec))

@@ -68,7 +68,7 @@ def armijo_search(
 
     def update(
         updates: Any,
-        state: ArmijoState,
+        state: Any,
         params: Any = None,
         *,
         value: jax.Array | None = None,
@@ -134,7 +134,7 @@ def scale_by_polyak(
         del params
         return PolyakState(jnp.zeros((), jax.dtypes.canonicalize_dtype(float)))
 
-    def update(updates: Any, state: PolyakState, params: Any = None, *, value: Any = None, **_: Any):
+    def update(updates: Any, state: Any, params: Any = None, *, value: Any = None, **_: Any):
         del params
         if value is None:
             raise ValueError("scale_by_polyak needs the loss: update(..., value=loss)")

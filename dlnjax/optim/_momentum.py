@@ -41,7 +41,7 @@ def transport_momentum(
     def init(params: Any) -> MomentumState:
         return MomentumState(zeros("transport_momentum", params))
 
-    def update(updates: Any, state: MomentumState, params: Any = None) -> tuple[Any, MomentumState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, MomentumState]:
         def moved(point: jax.Array, momentum: jax.Array, u: jax.Array) -> jax.Array:
             return cast(decay, u) * stiefel.transport(point, momentum) + u
 

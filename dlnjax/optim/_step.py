@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from dlnjax.optim._leaves import named_leaves
@@ -21,12 +22,12 @@ StepSize = float | jax.Array | Callable[[Any], Any]
 
 class StepState(NamedTuple):
     """Attributes:
-    count: steps taken.
-    step_size: the step size of the next step (a schedule's value at ``count``).
+    steps: how many were taken.
+    step_size: the step size of the next step (a schedule's value at ``steps``).
     scales: one multiplier a leaf, or None for 1 everywhere.
     """
 
-    count: Int[Array, ""]
+    steps: Int[Array, ""]
     step_size: Float[Array, ""]
     scales: Any
 
@@ -35,8 +36,9 @@ def scale_by_step(step_size: StepSize, *, scales: Any = None) -> optax.GradientT
     """``u_i <- -mu s_i u_i``: the step, in optax's sign.
 
     Args:
-      step_size: mu > 0: a float, a traced scalar, or a schedule (step count -> mu). A float lives in the state from
-        init on; assign ``state.step_size`` to change it. An array wins over the state, as ``inject_hyperparams`` expects.
+      step_size: mu > 0: a float, a traced scalar, or a schedule (step count -> mu). A float lives in the state
+        from init on; replace ``state.step_size`` to change it. An array wins over the state, as
+        ``inject_hyperparams`` expects.
       scales: s_i, a pytree in the params' structure; None is 1. A leaf that is a run of k layers, ``(k, d, d)``, takes
         a scalar or an array ``(k,)``.
 
@@ -53,14 +55,14 @@ def scale_by_step(step_size: StepSize, *, scales: Any = None) -> optax.GradientT
         count = jnp.zeros((), jnp.int32)
         return StepState(count, value(count), None if scales is None else _fitted(scales, params))
 
-    def update(updates: Any, state: StepState, params: Any = None) -> tuple[Any, StepState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, StepState]:
         del params
         if callable(step_size):
-            mu = value(state.count)
+            mu = value(state.steps)
         else:
             mu = jnp.asarray(step_size) if _wins(step_size, updates) else state.step_size
         scaled = _scaled(updates, mu, state.scales)
-        count = optax.safe_increment(state.count)
+        count = jnp.asarray(optax.safe_increment(state.steps))
         return scaled, StepState(count, value(count) if callable(step_size) else mu, state.scales)
 
     return optax.GradientTransformation(init, update)
@@ -82,8 +84,8 @@ def _wins(step_size: Any, updates: Any) -> bool:
     """
     if not isinstance(step_size, jax.Array):
         return False
-    return isinstance(step_size, jax.core.Tracer) or not any(
-        isinstance(u, jax.core.Tracer) for u in jax.tree.leaves(updates)
+    return isinstance(step_size, Tracer) or not any(
+        isinstance(u, Tracer) for u in jax.tree.leaves(updates)
     )
 
 

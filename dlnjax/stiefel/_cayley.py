@@ -5,9 +5,9 @@ With ``Omega = W^T xi`` (skew) and ``K = xi - W Omega``, Wen & Yin's 2p x 2p for
     Retr_W(xi) = -W + (2 W + K) T^{-1},   T = I - Omega/2 + K^T K/4
 
 [derived]; T's symmetric part is at least I, so it is never singular. Square: ``W (I - Omega/2)^{-1} (I + Omega/2)``.
-The inverse comes from ``V <- V (I + R + R^2)``, ``R = I - T V``. An entry above eps^{-1/3} shortens
-the step to it, where the map is that close to its limit and T still invertible in this precision. The bare map keeps the drift of its point
-(4e-5 after 3000 float32 steps), so its result ends in one polar correction, two products.
+The inverse comes from ``V <- V (I + R + R^2)``, ``R = I - T V``. An entry above eps^{-1/3} shortens the step to
+it: there the map is that close to its limit, and T can still be inverted in this precision. The bare map keeps
+the drift of its point (4e-5 after 3000 float32 steps), so its result ends in one polar correction.
 """
 
 from __future__ import annotations

@@ -34,6 +34,8 @@ from dlnjax.stiefel._shape import batch_as_axis, check_matrix, gram, identity_li
 SERIES = (1.0, 1 / 2, 3 / 8, 5 / 16, 35 / 128)
 #: Above this Frobenius norm of E the input is scaled: below it all singular values lie in (.3, 1.4).
 CLOSE = 0.9
+#: Passes a small but nonzero singular value has to settle at 1 before the rest is taken for zero.
+SETTLING = 8
 
 UNIQUE, NOT_UNIQUE, NOT_FINITE = 0, 1, 2
 
@@ -55,14 +57,8 @@ class _State(NamedTuple):
     y: jax.Array
     e: jax.Array  # I - Y Y^T
     size: jax.Array  # (...) its Frobenius norm; not a number where Y is not
-    passes: jax.Array  # (...) passes this matrix needed
-
-
-def _measured(y: jax.Array, passes: jax.Array | None = None) -> _State:
-    g = gram(y)
-    e = identity_like(g) - g
-    size = frobenius(e)
-    return _State(y, e, size, jnp.zeros(size.shape, jnp.int32) if passes is None else passes)
+    passes: jax.Array  # (...) turns of the loop this matrix needed
+    turn: jax.Array  # turns of the loop so far
 
 
 def _tolerance(dtype: jnp.dtype) -> float:
@@ -74,57 +70,59 @@ def _reach(terms: int, dtype: jnp.dtype) -> float:
     return (_tolerance(dtype) / SERIES[terms + 1]) ** (1 / (terms + 1))
 
 
-def _pass_limits(p: int, dtype: jnp.dtype) -> tuple[int, int]:
-    """Passes after which a singular value was zero to rounding, and passes allowed in all."""
+def _zero_passes(p: int, dtype: jnp.dtype) -> int:
+    """Turns after which a singular value still on its way was zero to rounding (the first two may scale)."""
     eps = float(jnp.finfo(dtype).eps)
-    zero = math.ceil(math.log(1 / min(0.1, p * eps)) / math.log(15 / 8))
-    return zero, zero + 8
+    return 2 + math.ceil(math.log(1 / min(0.1, p * eps)) / math.log(15 / 8))
 
 
-def _scaled(state: _State) -> _State:
-    """Bring the matrices far from the manifold to spectral norm at most 1, in two steps against overflow."""
-    far = ~(state.size <= CLOSE)[..., None, None]
-    largest = jnp.max(jnp.abs(state.y), axis=(-2, -1), keepdims=True)
-    y = jnp.where(far, state.y / jnp.where(largest == 0, 1, largest), state.y)
+def _error(y: jax.Array) -> tuple[jax.Array, jax.Array]:
     g = gram(y)
-    bound = jnp.minimum(frobenius(g), jnp.max(jnp.sum(jnp.abs(g), axis=-1), axis=-1))[..., None, None]
-    return _measured(jnp.where(far & (bound > 0), y * lax.rsqrt(bound), y), state.passes)
+    e = identity_like(g) - g
+    return e, frobenius(e)
 
 
-def _passed(state: _State) -> _State:
-    """One pass ``(I + E/2 + 3/8 E^2) Y``."""
-    e = state.e
-    y = state.y + matmul(e / 2 + 3 / 8 * matmul(e, e), state.y)
-    return _measured(y, state.passes + (state.size > _reach(3, e.dtype)).astype(jnp.int32))
+def _scaled(state: _State) -> tuple[jax.Array, jax.Array]:
+    """Y with spectral norm at most 1 for matrices far from the manifold, and which those are.
+
+    The bound is ``||Y Y^T||_F``; where that overflows or vanishes the first turn divides by the largest entry and
+    the second one follows up.
+    """
+    norm = frobenius(identity_like(state.e) - state.e)
+    ordinary = (norm > jnp.finfo(norm.dtype).tiny) & (norm < jnp.finfo(norm.dtype).max)
+    largest = jnp.max(jnp.abs(state.y), axis=(-2, -1))
+    factor = jnp.where(ordinary, lax.rsqrt(norm), 1 / jnp.where(largest == 0, 1, largest))
+    far = ~(state.size <= CLOSE) & ((state.turn == 0) | ((state.turn == 1) & (norm > 1.01)))
+    return state.y * factor[..., None, None], far[..., None, None]
 
 
-def _converged(state: _State) -> _State:
-    """Scale where needed, then pass until three terms of the series suffice, or the count is spent."""
-    p, dtype = state.e.shape[-1], state.e.dtype
-    start = state.passes
-    limit = _pass_limits(p, dtype)[1]
-    state = once(jnp.any(~(state.size <= CLOSE)), _scaled, state)
-
-    def more(state: _State) -> jax.Array:
-        return jnp.any((state.size > _reach(3, dtype)) & (state.passes - start < limit))
-
-    return lax.while_loop(more, _passed, state)
-
-
-def _from_afar(state: _State) -> _State:
-    state = _converged(state)
-    return once(jnp.any(state.size > 0.5), _completed, state)
-
-
-def _completed(state: _State) -> _State:
+def _completed(y: jax.Array, e: jax.Array, size: jax.Array) -> jax.Array:
     """Fill null directions: ``Y + (I - Y Y^T) F (I - Y^T Y)`` with F a fixed matrix of full rank."""
-    i, j = (lax.broadcasted_iota(state.y.dtype, state.y.shape[-2:], axis) for axis in (0, 1))
-    fixed = jnp.broadcast_to(jnp.sin(1 + 2.39996 * i * i + 1.61803 * j * j + 3.88322 * i * j), state.y.shape)
-    fill = matmul(state.e, fixed)
-    fill = fill - matmul(matmul(fill, transpose(state.y)), state.y)
-    stuck = (state.size > 0.5)[..., None, None]
-    size = jnp.maximum(frobenius(fill), jnp.finfo(fill.dtype).tiny)[..., None, None]
-    return _converged(_measured(jnp.where(stuck, state.y + fill / size, state.y), state.passes))
+    i, j = (lax.broadcasted_iota(y.dtype, y.shape[-2:], axis) for axis in (0, 1))
+    fixed = jnp.broadcast_to(jnp.sin(1 + 2.39996 * i * i + 1.61803 * j * j + 3.88322 * i * j), y.shape)
+    fill = matmul(e, fixed)
+    fill = fill - matmul(matmul(fill, transpose(y)), y)
+    norm = jnp.maximum(frobenius(fill), jnp.finfo(y.dtype).tiny)
+    return jnp.where((size > 0.5)[..., None, None], y + fill / norm[..., None, None], y)
+
+
+def _turned(state: _State) -> _State:
+    """One turn from afar: scale, or pass ``(I + E/2 + 3/8 E^2) Y``; complete when the time for passes is over."""
+    y, e, size, passes, turn = state
+    shrunk, far = _scaled(state)
+    y = jnp.where(far, shrunk, y + matmul(e / 2 + 3 / 8 * matmul(e, e), y))
+    over = turn == _zero_passes(e.shape[-1], e.dtype) + SETTLING
+    y, _, _ = once(over, lambda s: (_completed(*s), *s[1:]), (y, e, size))
+    late = (size > _reach(3, e.dtype)).astype(jnp.int32)
+    return _State(y, *_error(y), passes + late, turn + 1)
+
+
+def _more(state: _State) -> jax.Array:
+    """Whether some matrix is on its way; before the scaling is done a not-a-number may be an overflow."""
+    reach = _reach(3, state.e.dtype)
+    limit = 2 * (_zero_passes(state.e.shape[-1], state.e.dtype) + SETTLING)
+    on_its_way = jnp.where(state.turn < 2, ~(state.size <= reach), state.size > reach)
+    return jnp.any(on_its_way) & (state.turn < limit)
 
 
 def _finished(state: _State) -> jax.Array:
@@ -145,10 +143,11 @@ def _finished(state: _State) -> jax.Array:
 
 @batch_as_axis
 def _core(y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    state = _measured(y)
-    state = once(jnp.any(~(state.size <= _reach(3, y.dtype))), _from_afar, state)
-    zero, _ = _pass_limits(y.shape[-2], y.dtype)
-    status = jnp.where(state.passes >= zero, NOT_UNIQUE, UNIQUE)
+    e, size = _error(y)
+    start = _State(y, e, size, jnp.zeros(size.shape, jnp.int32), jnp.zeros((), jnp.int32))
+    state = lax.while_loop(_more, _turned, start)
+    deficient = state.passes >= _zero_passes(y.shape[-2], y.dtype)
+    status = jnp.where(deficient, NOT_UNIQUE, UNIQUE)
     return _finished(state), jnp.where(jnp.isnan(state.size), NOT_FINITE, status)
 
 
@@ -158,7 +157,7 @@ def row_polar(y: jax.Array) -> tuple[jax.Array, jax.Array]:
     return _core(y)
 
 
-@row_polar.defjvp
+@row_polar.defjvp  # pyright: ignore[reportArgumentType]
 def _row_polar_jvp(primals, tangents):
     r"""``dQ = P(A^{-1} P'(dY))`` with ``A(T) = H T + T Q^T H Q`` symmetric positive definite.
 
@@ -184,10 +183,10 @@ def _row_polar_jvp(primals, tangents):
 def _derivative(y: jax.Array, dy: jax.Array) -> jax.Array:
     """The polar factor's derivative at y along dy: each pass and its own derivative, in step."""
     g = gram(y)
-    bound = jnp.minimum(frobenius(g), jnp.max(jnp.sum(jnp.abs(g), axis=-1), axis=-1))[..., None, None]
+    bound = frobenius(g)[..., None, None]
     scale = jnp.where(bound > 0, lax.rsqrt(bound), 1)
     enough = _tolerance(y.dtype)
-    limit = _pass_limits(y.shape[-2], y.dtype)[1]
+    limit = _zero_passes(y.shape[-2], y.dtype) + SETTLING
 
     def one_pass(carry):
         y, dy, _, k = carry

@@ -1,8 +1,9 @@
 """What counts as a point: the checks every function of the package makes, and the tall view of a wide matrix.
 
-A wide matrix is a point when its transpose is, so each formula is written once and carried over by transposing: the
-wide result equals the transposed tall one exactly. Formulas that mean the same for a square matrix from either side are
-written for rows (:func:`by_rows`), since on a CPU ``Y Y^T`` is faster than ``Y^T Y``; the others for columns (:func:`by_columns`).
+A wide matrix is a point when its transpose is, so each formula is written once and carried over by
+transposing: the wide result equals the transposed tall one exactly. Formulas that mean the same for a square
+matrix from either side are written for rows (:func:`by_rows`), since on a CPU ``Y Y^T`` is faster than
+``Y^T Y``; the others for columns (:func:`by_columns`).
 """
 
 from __future__ import annotations

@@ -54,16 +54,18 @@ def _triangular_passes(y: jax.Array) -> jax.Array:
 def _gram_schmidt(y: jax.Array) -> jax.Array:
     """Classical Gram-Schmidt, each column orthogonalised twice: as good as Householder, any column scale."""
     columns = lax.broadcasted_iota(jnp.int32, y.shape, y.ndim - 1)
+    y = y / _positive(jnp.max(jnp.abs(y), axis=-2, keepdims=True))
 
-    def body(j, q):
-        v = lax.dynamic_slice_in_dim(y, j, 1, axis=-1)
-        v = v / _positive(jnp.max(jnp.abs(v), axis=-2, keepdims=True))
-        for _ in range(2):
-            v = v - matmul(q, matmul(transpose(q), v))
-            v = v / _positive(jnp.sqrt(jnp.sum(v * v, axis=-2, keepdims=True)))
+    def body(k, q):
+        """Column k // 2 for the first or the second time; until it is done, q holds the rest of y."""
+        j = k // 2
+        v = lax.dynamic_slice_in_dim(q, j, 1, axis=-1)
+        done = jnp.where(columns < j, q, 0)
+        v = v - matmul(done, matmul(transpose(done), v))
+        v = v / _positive(jnp.sqrt(jnp.sum(v * v, axis=-2, keepdims=True)))
         return jnp.where(columns == j, v, q)
 
-    return lax.fori_loop(0, y.shape[-1], body, jnp.zeros_like(y))
+    return lax.fori_loop(0, 2 * y.shape[-1], body, y)
 
 
 def _positive(x: jax.Array) -> jax.Array:

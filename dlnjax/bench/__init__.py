@@ -1,0 +1,1 @@
+"""Benchmarks against other packages; ``dlnjax bench NAME`` runs ``dlnjax.bench.NAME.main``."""

@@ -1,0 +1,176 @@
+"""The same training step of a whole network in other packages: what ``dlnjax bench sweep`` is measured against.
+
+Every contestant trains C networks of N layers of width d on ``1/2 ||W_N ... W_1 - T||_F^2`` in float32: ``W_1``
+free, the others orthonormal, one step size. A factory takes the layers ``(N, C, d, d)``, the targets ``(C, d, d)``
+and the step size as numpy arrays, and returns a function that advances some steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, PartitionSpec
+
+from dlnjax import layerwise, problem, reduced
+
+Advance = Callable[[int], Any]
+
+
+def over_devices(one: Callable, cells: int) -> Callable:
+    """``one(layers, target, steps)`` vmapped over cells and split over as many devices as divide them."""
+    devices = jax.local_devices()
+    used = devices[: max(n for n in range(1, len(devices) + 1) if cells % n == 0)]
+    mesh = Mesh(np.array(used), ("cells",), axis_types=(AxisType.Auto,))
+    split, whole = PartitionSpec("cells"), PartitionSpec()
+    batched = jax.vmap(one, in_axes=(0, 0, None))
+    mapped = jax.shard_map(
+        batched, mesh=mesh, in_specs=(split, split, whole), out_specs=split, check_vma=False
+    )
+    return jax.jit(mapped)
+
+
+def _ours(layers: np.ndarray, target: np.ndarray, one: Callable) -> Advance:
+    run = over_devices(one, target.shape[0])
+    start, goal = jnp.asarray(layers.swapaxes(0, 1)), jnp.asarray(target)
+    return lambda steps: jax.block_until_ready(run(start, goal, jnp.array([steps], jnp.int32)))
+
+
+def ours_layers(layers: np.ndarray, target: np.ndarray, step_size: float) -> Advance:
+    """The layers engine, over all devices as a sweep runs it."""
+
+    def one(layers, target, steps):
+        params = (layers[0], layers[1:-1], layers[-1])
+        size = jnp.float32(step_size)
+        ended, _ = layerwise.train(params, problem.whitened(target), step_size=size, record_intervals=steps)
+        return ended
+
+    return _ours(layers, target, one)
+
+
+def ours_reduced(layers: np.ndarray, target: np.ndarray, step_size: float) -> Advance:
+    """The reduced engine; the layers are reduced to their frame beforehand."""
+    frames = layers[1]
+    for layer in layers[2:]:
+        frames = layer @ frames
+    count = len(layers)
+
+    def one(pair, target, steps):
+        start = reduced.Reduced(pair[0], pair[1], count)
+        size = jnp.float32(step_size)
+        ended, _ = reduced.train(start, problem.whitened(target), step_size=size, record_intervals=steps)
+        return ended.first
+
+    return _ours(np.stack([layers[0], frames]), target, one)
+
+
+def products_alone(layers: np.ndarray, target: np.ndarray, count: int) -> Advance:
+    """``count`` products of the network's size a step in one chain of loops, and nothing else, over all devices."""
+    factor = jnp.asarray(
+        np.linalg.qr(np.random.default_rng(0).standard_normal(target.shape[1:]))[0], jnp.float32
+    )
+
+    def one(layers, target, steps):
+        def product(_, w):
+            return jnp.matmul(w, factor, precision=jax.lax.Precision.HIGHEST)
+
+        return jax.lax.fori_loop(0, steps[0] * count, product, target)
+
+    return _ours(layers[:2], target, one)
+
+
+def naive_jax(layers: np.ndarray, target: np.ndarray, step_size: float) -> Advance:
+    """What one writes in JAX without a package: vmap, grad, and the SVD as retraction."""
+
+    def loss(layers, target):
+        product = layers[0]
+        for i in range(1, layers.shape[0]):
+            product = layers[i] @ product
+        return jnp.sum((product - target) ** 2) / 2
+
+    def step(layers, target):
+        gradients = jax.vmap(jax.grad(loss))(layers, target)
+        held, g = layers[:, 1:], gradients[:, 1:]
+        inner = jnp.swapaxes(held, -1, -2) @ g
+        tangent = g - held @ (inner + jnp.swapaxes(inner, -1, -2)) / 2
+        u, _, vt = jnp.linalg.svd(held - step_size * tangent, full_matrices=False)
+        return jnp.concatenate([layers[:, :1] - step_size * gradients[:, :1], u @ vt], axis=1)
+
+    run = jax.jit(lambda w, t, steps: jax.lax.fori_loop(0, steps, lambda _, c: step(c, t), w))
+    start, goal = jnp.asarray(layers.swapaxes(0, 1)), jnp.asarray(target)
+    return lambda steps: jax.block_until_ready(run(start, goal, steps))
+
+
+def geoopt(layers: np.ndarray, target: np.ndarray, step_size: float) -> Advance:
+    """geoopt: ``RiemannianSGD`` (QR) on one batched parameter a layer, gradients by torch."""
+    import geoopt as package  # pyright: ignore[reportMissingImports]
+    import torch  # pyright: ignore[reportMissingImports]
+
+    goal = torch.from_numpy(target)
+
+    def advance(steps: int) -> None:
+        manifold = package.manifolds.EuclideanStiefel()
+        first: Any = torch.nn.Parameter(torch.from_numpy(layers[0]).clone())
+        held: Any = [
+            package.ManifoldParameter(torch.from_numpy(layer).clone(), manifold=manifold)  # pyright: ignore
+            for layer in layers[1:]
+        ]
+        optimizer = package.optim.RiemannianSGD([first, *held], lr=step_size)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            product = first
+            for layer in held:
+                product = layer @ product
+            ((product - goal).square().sum() / 2).backward()
+            optimizer.step()
+
+    return advance
+
+
+def pymanopt(layers: np.ndarray, target: np.ndarray, step_size: float) -> Advance:
+    """pymanopt as its documentation has it: a Product manifold, the cost through autograd, one network at a time."""
+    import autograd.numpy as anp  # pyright: ignore[reportMissingImports]
+    import pymanopt as package  # pyright: ignore[reportMissingImports]
+    import pymanopt.manifolds as manifolds  # pyright: ignore[reportMissingImports]
+
+    count, _, d, _ = layers.shape
+    manifold: Any = manifolds.Product([manifolds.Euclidean(d, d), *[manifolds.Stiefel(d, d)] * (count - 1)])
+
+    def gradient(goal: np.ndarray) -> Callable:
+        @package.function.autograd(manifold)
+        def cost(*ws):
+            product = ws[0]
+            for w in ws[1:]:
+                product = w @ product
+            return anp.sum((product - goal) ** 2) / 2
+
+        return package.Problem(manifold, cost).riemannian_gradient
+
+    gradients = [gradient(goal) for goal in target]
+
+    def advance(steps: int) -> None:
+        for cell, riemannian in enumerate(gradients):
+            point = [layers[i, cell] for i in range(count)]
+            for _ in range(steps):
+                point = manifold.retraction(point, -step_size * riemannian(point))
+
+    return advance
+
+
+CONTESTANTS: dict[str, Callable[[np.ndarray, np.ndarray, float], Advance]] = {
+    "layers": ours_layers,
+    "reduced": ours_reduced,
+    "geoopt": geoopt,
+    "naive_jax": naive_jax,
+    "pymanopt": pymanopt,
+}
+#: What has to be importable for a contestant.
+NEEDS = {"geoopt": "geoopt", "pymanopt": "autograd"}
+
+
+def products(count: int) -> Callable[[np.ndarray, np.ndarray, float], Advance]:
+    """A contestant that does ``count`` products a step, and nothing else."""
+    return lambda layers, target, _: products_alone(layers, target, count)

@@ -1,0 +1,174 @@
+"""``dlnjax bench optim``: time per optimizer step against other packages, and drift over 100 000 steps.
+
+All contestants run in one process, in turns (so that a busy machine hits all of them), on the same problem; the best
+round of each counts. Ratios carry over between machines, absolute times do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dlnjax import optim, stiefel
+from dlnjax.bench import peers
+
+#: (batch, n, p) and whether the case has a target.
+CASES = (((512, 32, 32), True), ((128, 64, 64), True), ((256, 64, 32), False))
+STEP_SIZE = 0.02
+FASTER = 4.0
+DRIFT = {"float32": 1e-6, "float64": 1e-12}
+
+RECIPES: dict[str, Callable[[], optax.GradientTransformation]] = {
+    "rgd": lambda: optim.rgd(STEP_SIZE, constrained=True),
+    "rgd_qr": lambda: optim.rgd(STEP_SIZE, retraction=stiefel.retract_qr, constrained=True),
+    "rgd_cholesky_qr": lambda: optim.rgd(STEP_SIZE, retraction=stiefel.retract_cholesky_qr, constrained=True),
+    "rgd_cayley": lambda: optim.rgd(STEP_SIZE, retraction=stiefel.retract_cayley, constrained=True),
+    "heavy_ball": lambda: optim.heavy_ball(STEP_SIZE, constrained=True),
+    "nesterov": lambda: optim.nesterov(STEP_SIZE, constrained=True),
+    "adam": lambda: optim.adam(STEP_SIZE, constrained=True),
+    "adam_elementwise": lambda: optim.adam(STEP_SIZE, second="elementwise", constrained=True),
+}
+
+
+def _problem(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """A start and a target a moderate way off, both orthonormal, float32."""
+    rng = np.random.default_rng(0)
+    u, _, vt = np.linalg.svd(rng.standard_normal(shape), full_matrices=False)
+    target = u @ vt
+    u, _, vt = np.linalg.svd(
+        target + 0.3 / np.sqrt(shape[-1]) * rng.standard_normal(shape), full_matrices=False
+    )
+    return (u @ vt).astype(np.float32), target.astype(np.float32)
+
+
+def _products_alone(start: np.ndarray, target: np.ndarray) -> peers.Advance:
+    """The four products of a usual step, and nothing else: two ``A B^T``, two ``A B``."""
+    side = jnp.asarray(start if start.shape[-1] >= start.shape[-2] else start.swapaxes(-1, -2))
+    other = jnp.asarray(target).reshape(side.shape)
+
+    def step(w: Any) -> Any:
+        s = jnp.matmul(other, jnp.swapaxes(w, -1, -2), precision=jax.lax.Precision.HIGHEST)
+        y = jnp.matmul(s, w, precision=jax.lax.Precision.HIGHEST)
+        g = jnp.matmul(y, jnp.swapaxes(y, -1, -2), precision=jax.lax.Precision.HIGHEST)
+        return jnp.matmul(g, y, precision=jax.lax.Precision.HIGHEST)
+
+    run = jax.jit(lambda w, steps: jax.lax.fori_loop(0, steps, lambda _, c: step(c), w))
+    return lambda steps: jax.block_until_ready(run(side * 0.5, steps))
+
+
+def _steps_for(advance: peers.Advance, seconds: float) -> int:
+    """How many steps fill a round; the first call compiles."""
+    advance(2)
+    begin = time.perf_counter()
+    advance(2)
+    return int(np.clip(seconds / max((time.perf_counter() - begin) / 2, 1e-6), 2, 2000))
+
+
+def time_case(shape: tuple[int, ...], *, rounds: int = 5, seconds: float = 0.3) -> dict[str, Any]:
+    """Seconds per step of every contestant, best of ``rounds`` interleaved rounds, and where each ended."""
+    start, target = _problem(shape)
+    found, left_out = peers.available(shape)
+    contestants = {peers.OURS: peers.dlnjax, **found}
+    advances = {name: make(start, target, STEP_SIZE) for name, make in contestants.items()}
+    losses = {
+        name: float(np.sum((np.asarray(advance(20)) - target) ** 2) / 2) for name, advance in advances.items()
+    }
+    advances["products_alone"] = _products_alone(start, target)
+    steps = {name: _steps_for(advance, seconds) for name, advance in advances.items()}
+    best = dict.fromkeys(advances, np.inf)
+    for _ in range(rounds):
+        for name, advance in advances.items():
+            begin = time.perf_counter()
+            advance(steps[name])
+            best[name] = min(best[name], (time.perf_counter() - begin) / steps[name])
+    ours = best[peers.OURS]
+    ratios = {name: best[name] / ours for name in found}
+    return {
+        "shape": list(shape),
+        "seconds_per_step": best,
+        "ratios": ratios,
+        "best_peer": min(ratios, key=lambda name: ratios[name]),
+        "share_of_products": best["products_alone"] / ours,
+        "loss_after_20_steps": losses,
+        "left_out": left_out,
+    }
+
+
+def drift(recipe: str, dtype: str, steps: int) -> float:
+    """Largest ``||W^T W - I||_F`` of a few matrices that follow a moving target for ``steps`` steps."""
+    with jax.enable_x64(dtype == "float64"):
+        optimizer = RECIPES[recipe]()
+        params = stiefel.random(jax.random.key(0), (4, 8, 6), dtype)
+        goals = stiefel.random(jax.random.key(1), (16, 4, 8, 6), dtype)
+
+        def step(count: Any, carry: Any) -> Any:
+            params, state = carry
+            updates, state = optimizer.update(params - goals[count // 200 % 16], state, params)
+            return optax.apply_updates(params, updates), state
+
+        run = jax.jit(lambda carry: jax.lax.fori_loop(0, steps, step, carry))
+        end, _ = run((params, optimizer.init(params)))
+        return float(jnp.max(stiefel.orthonormality_error(end)))
+
+
+def _target(name: str, value: float, target: float, *, at_least: bool) -> dict[str, Any]:
+    met = bool(value >= target) if at_least else bool(value <= target)
+    return {"name": name, "value": value, "target": target, "met": met}
+
+
+def run(*, rounds: int, seconds: float, steps: int) -> dict[str, Any]:
+    """Everything the command reports, as plain data."""
+    cases, targets = [], []
+    for shape, has_target in CASES:
+        case = time_case(shape, rounds=rounds, seconds=seconds)
+        cases.append(case)
+        _print_case(case)
+        if has_target:
+            name = f"times faster than {case['best_peer']}, {shape[0]} of {shape[1]}x{shape[2]} float32"
+            targets.append(_target(name, case["ratios"][case["best_peer"]], FASTER, at_least=True))
+    for recipe in RECIPES:
+        for dtype, allowed in DRIFT.items():
+            name = f"orthonormality error of {recipe} after {steps} steps, {dtype}"
+            targets.append(_target(name, drift(recipe, dtype, steps), allowed, at_least=False))
+    for target in targets:
+        verdict = "met" if target["met"] else "MISSED"
+        print(f"{verdict:7}{target['name']}: {target['value']:.3g} (target {target['target']:g})")
+    machine = {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}
+    versions = {"jax": jax.__version__, "backend": jax.default_backend()}
+    return {"targets": targets, "cases": cases, "machine": machine | versions}
+
+
+def _print_case(case: dict[str, Any]) -> None:
+    batch, n, p = case["shape"]
+    print(f"{batch} matrices of {n}x{p}, float32; products alone: {case['share_of_products']:.0%} of a step")
+    for name, seconds in sorted(case["seconds_per_step"].items(), key=lambda item: item[1]):
+        ratio = f"{case['ratios'][name]:6.1f} times ours" if name in case["ratios"] else ""
+        print(f"  {name:15}{seconds * 1e3:9.3f} ms a step {ratio}")
+    for name, reason in case["left_out"].items():
+        print(f"  {name}: {reason}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; exit code 0 when every target is met, 1 otherwise."""
+    parser = argparse.ArgumentParser(prog="dlnjax bench optim", description=__doc__)
+    parser.add_argument("--json", metavar="FILE", help="write the numbers and the list of targets there")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved timing rounds (default 5)")
+    parser.add_argument("--seconds", type=float, default=0.3, help="length of a round (default 0.3)")
+    parser.add_argument("--steps", type=int, default=100_000, help="steps of the drift runs (default 100000)")
+    options = parser.parse_args(argv)
+    report = run(rounds=options.rounds, seconds=options.seconds, steps=options.steps)
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(report, file, indent=2)
+            file.write("\n")
+    return 0 if all(target["met"] for target in report["targets"]) else 1

@@ -1,0 +1,165 @@
+"""``dlnjax bench sweep``: time per step and network of our engines against other packages, in one run.
+
+The contestants take turns (so that a busy machine hits all of them) and the best round of each counts: ratios carry
+over between machines, absolute times do not. Two limits stand beside them: the step's own matrix products
+run alone in XLA, and the same products at the rate of the best batched product measured here (XLA, torch, numpy).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+#: (N, d, cells) and who takes part.
+CASES: tuple[tuple[tuple[int, int, int], tuple[str, ...]], ...] = (
+    ((8, 16, 64), ("layers", "products", "reduced", "geoopt", "naive_jax", "pymanopt")),
+    ((8, 32, 64), ("layers", "products", "reduced", "geoopt", "naive_jax", "pymanopt")),
+    ((8, 64, 16), ("layers", "products", "reduced", "geoopt", "naive_jax", "pymanopt")),
+    ((32, 32, 16), ("layers", "products", "reduced", "geoopt")),
+    ((512, 32, 16), ("reduced", "geoopt")),
+)
+STEP_SIZE = 0.01
+
+
+def products_a_step(depth: int) -> int:
+    """Products of the layers engine in a small step: six a middle layer, ten for the first and the last."""
+    return 6 * (depth - 2) + 10
+
+
+def instance(depth: int, width: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """Orthonormal layers ``(N, C, d, d)`` and orthonormal targets ``(C, d, d)``, float32."""
+    rng = np.random.default_rng(0)
+    drawn = np.linalg.qr(rng.standard_normal((depth + 1, cells, width, width)))[0].astype(np.float32)
+    drawn[0] *= 0.5
+    return drawn[:-1], drawn[-1]
+
+
+def _contestants(names: Sequence[str], case: tuple[int, int, int]) -> dict[str, Callable]:
+    from dlnjax.bench import networks
+
+    depth, width, cells = case
+    layers, target = instance(depth, width, cells)
+    makers = {**networks.CONTESTANTS, "products": networks.products(products_a_step(depth))}
+    present = [n for n in names if importlib.util.find_spec(networks.NEEDS.get(n, "jax"))]
+    return {name: makers[name](layers, target, STEP_SIZE / depth) for name in present}
+
+
+def time_case(
+    case: tuple[int, int, int], names: Sequence[str], *, rounds: int, seconds: float
+) -> dict[str, float]:
+    """Microseconds per step and network, the best of the rounds."""
+    advances = _contestants(names, case)
+    steps = {}
+    for name, advance in advances.items():
+        advance(1)
+        begin = time.perf_counter()
+        advance(1)
+        steps[name] = int(np.clip(seconds / max(time.perf_counter() - begin, 1e-5), 1, 5000))
+    best = dict.fromkeys(advances, np.inf)
+    for _ in range(rounds):
+        for name, advance in advances.items():
+            begin = time.perf_counter()
+            advance(steps[name])
+            best[name] = min(best[name], (time.perf_counter() - begin) / steps[name])
+    return {name: 1e6 * value / case[2] for name, value in best.items()}
+
+
+def best_blas(width: int, cells: int) -> dict[str, float]:
+    """GFLOP/s of batched products of this size: numpy, and torch where it is installed, all threads."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((cells, width, width)).astype(np.float32) for _ in range(2))
+    calls: dict[str, Callable[[], Any]] = {"numpy": lambda: np.matmul(a, b)}
+    if importlib.util.find_spec("torch"):
+        import torch  # pyright: ignore[reportMissingImports]
+
+        x, y = torch.from_numpy(a), torch.from_numpy(b)
+        calls["torch"] = lambda: torch.bmm(x, y)
+    found = {}
+    for name, call in calls.items():
+        best = np.inf
+        for _ in range(20):
+            begin = time.perf_counter()
+            for _ in range(10):
+                call()
+            best = min(best, (time.perf_counter() - begin) / 10)
+        found[name] = 2 * width**3 * cells / best / 1e9
+    return found
+
+
+def _targets(times: dict[tuple[int, int, int], dict[str, float]]) -> list[dict[str, Any]]:
+    """The figures this benchmark is held to, those whose contestants took part."""
+    a, b, c = (8, 16, 64), (8, 32, 64), (8, 64, 16)
+    deep, deeper = (32, 32, 16), (512, 32, 16)
+    asked = [
+        (a, "geoopt", a, "layers", 4.0), (b, "geoopt", b, "layers", 5.0), (c, "geoopt", c, "layers", 4.0),
+        (a, "naive_jax", a, "layers", 10.0), (b, "naive_jax", b, "layers", 10.0),
+        (c, "naive_jax", c, "layers", 10.0), (a, "pymanopt", a, "layers", 120.0),
+        (b, "pymanopt", b, "layers", 120.0), (deep, "geoopt", deep, "reduced", 50.0),
+        (deeper, "geoopt", deeper, "reduced", 500.0), (b, "products", b, "layers", 0.7),
+        (c, "products", c, "layers", 0.7), (deep, "reduced", deeper, "reduced", 1 / 1.3),
+    ]  # fmt: skip
+    found = []
+    for case, other, our_case, ours, target in asked:
+        if other in times.get(case, {}) and ours in times.get(our_case, {}):
+            value = times[case][other] / times[our_case][ours]
+            name = f"{other} {_label(case)} / {ours} {_label(our_case)}"
+            found.append({"name": name, "value": value, "target": target, "met": bool(value >= target)})
+    return found
+
+
+def _label(case: tuple[int, int, int]) -> str:
+    return f"N={case[0]} d={case[1]} x{case[2]}"
+
+
+def _print_case(case: tuple[int, int, int], times: dict[str, float], blas: dict[str, float]) -> None:
+    depth, width, _ = case
+    print(f"{_label(case)}, float32: microseconds per step and network")
+    for name, value in sorted(times.items(), key=lambda item: item[1]):
+        relative = f"{value / times['layers']:8.2f} x layers" if "layers" in times else ""
+        print(f"  {name:12}{value:12.2f} {relative}")
+    flops = 2 * width**3 * products_a_step(depth)
+    rates = {**blas, **({"xla": flops / times["products"] / 1e3} if "products" in times else {})}
+    fastest = max(rates, key=lambda name: rates[name])
+    if "layers" in times:
+        share = flops / times["layers"] / 1e3 / rates[fastest]
+        print(
+            f"  best batched product: {fastest} {rates[fastest]:.0f} GFLOP/s; layers run at {share:.0%} of it"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; exit code 0 when every target is met, 1 otherwise."""
+    parser = argparse.ArgumentParser(prog="dlnjax bench sweep", description=__doc__)
+    parser.add_argument("--json", metavar="FILE", help="write the numbers and the list of targets there")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved timing rounds (default 5)")
+    parser.add_argument("--seconds", type=float, default=0.3, help="length of a round (default 0.3)")
+    options = parser.parse_args(argv)
+    from dlnjax.sweep import devices
+
+    devices.prepare("float32")
+    times, report = {}, []
+    for case, names in CASES:
+        times[case] = time_case(case, names, rounds=options.rounds, seconds=options.seconds)
+        blas = best_blas(case[1], case[2])
+        _print_case(case, times[case], blas)
+        report.append({"case": list(case), "microseconds": times[case], "blas_gflops": blas})
+    targets = _targets(times)
+    for target in targets:
+        verdict = "met" if target["met"] else "MISSED"
+        print(f"{verdict:7}{target['name']}: {target['value']:.3g} (target {target['target']:.3g})")
+    if options.json:
+        import jax
+
+        machine = {"cores": os.cpu_count(), "processor": platform.machine(), "jax": jax.__version__}
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump({"targets": targets, "cases": report, "machine": machine}, file, indent=2)
+            file.write("\n")
+    return 0 if all(target["met"] for target in targets) else 1
