@@ -20,7 +20,7 @@ from dlnjax._types import Count, Number, Params, Scales, Trace
 from dlnjax.reduced import LayerScales, layer_scales
 
 # Narrow layers are handled several at a time: a product of 4 x 4 matrices costs less than the loop around it.
-_NARROW, _BLOCK = 16, 4
+_NARROW, _BLOCK = 12, 4
 
 
 def train(
@@ -47,26 +47,40 @@ def train(
     Raises:
       ValueError: params of another form, or middle layers with different scales.
     """
+    between = training.lengths(num_steps, record_every, record_intervals)
+    engine = prepare(params, problem, step_size=step_size, scales=scales, depth=depth)
+    return training.scan(engine, intervals=between, tolerance=tolerance)
+
+
+def prepare(
+    params: Params,
+    problem,
+    *,
+    step_size: Number,
+    scales: Scales | None = None,
+    depth: Count | None = None,
+) -> training.Engine:
+    """The engine behind :func:`train`; arguments and mistakes as there."""
     if len(params) != 3 or params[1].ndim != 3:
         shapes = [leaf.shape for leaf in params]
         raise ValueError(f"params have shapes {shapes}; give (W_1, run (k, r, r), W_N), see network.pad")
-    between = training.lengths(num_steps, record_every, record_intervals)
     steps = LayerScales(*(step_size * s for s in layer_scales(scales)))
-    stored = network.num_layers(params)
-    depth = stored if depth is None else depth
+    layers = network.num_layers(params) if depth is None else depth
     block = _BLOCK if params[1].shape[-1] <= _NARROW else 1
     held = training.default_constrained(params)
+    stored = params[1].shape[0]
 
     def one_step(params, step):
-        params = _step(params, problem, steps, depth, block)
+        params = _step(params, problem, steps, layers, block)
         return params, jnp.sum(params[0])
 
     def report(params, step):
-        return training.measure(params, problem, step, held, depth=depth)
+        return training.measure(params, problem, step, held, depth=layers)
 
-    whole = _whole_blocks(params, block)
-    (first, run, last), trace = training.scan(whole, one_step, report, intervals=between, tolerance=tolerance)
-    return (first, run[: params[1].shape[0]], last), trace
+    def finish(params):
+        return params[0], params[1][:stored], params[2]
+
+    return training.Engine(_whole_blocks(params, block), one_step, report, finish)
 
 
 def _whole_blocks(params: Params, block: int) -> Params:

@@ -10,6 +10,7 @@ N-layer network under Riemannian gradient descent is that of a two-layer one who
 The power costs O(log N) products of size r, so a thousand layers cost about what thirty do. It holds
 because the middle layers all carry the same relative gradient (``W_{i+1}^T g_{i+1} = g_i W_i^T``) and the
 polar retraction commutes with rotations; QR and elementwise Adam do not, and have no such reduction.
+Heavy ball with projection transport reduces too, and so does Adam with one second moment a layer.
 """
 
 from __future__ import annotations
@@ -53,11 +54,35 @@ class LayerScales(NamedTuple):
 
 
 class Momenta(NamedTuple):
-    """Heavy ball: the momentum of W_1, the relative one all middle layers share, and that of the last layer."""
+    """Of W_1, the relative one that all middle layers share, and of the last layer."""
 
     first: jax.Array  # (r, d_0)
     middle: jax.Array  # (r, r)
     last: jax.Array  # (d_N, r)
+
+
+class SecondMoments(NamedTuple):
+    """Adam's: one an entry of W_1, one number for each middle layer (the same for all), one for the last."""
+
+    first: jax.Array  # (r, d_0)
+    middle: jax.Array  # ()
+    last: jax.Array  # ()
+
+
+class Memory(NamedTuple):
+    """What a rule with memory carries; ``squares`` is None for heavy ball."""
+
+    momenta: Momenta
+    squares: SecondMoments | None
+    count: jax.Array
+
+
+class Rule(NamedTuple):
+    """Decays of momentum and second moments; None where the rule has none."""
+
+    momentum: Number | None
+    second_moment: Number | None
+    epsilon: Number
 
 
 def reduce(params: Params) -> Reduced:
@@ -159,22 +184,36 @@ def layer_scales(scales: Scales | None, num_layers: int | None = None) -> LayerS
     return LayerScales(first, between[0], last)
 
 
-def power(matrix: jax.Array, exponent: Count) -> jax.Array:
-    """``matrix`` to a non-negative integer power, by repeated squaring: at most 2 log2(exponent) products.
+def power(rotation: jax.Array, exponent: Count) -> jax.Array:
+    """A rotation to a non-negative integer power: log2(exponent) squarings, and few products besides.
+
+    The exponent is written with digits -1, 0, 1, no two neighbours of which are nonzero; a digit -1 costs
+    no more than a 1, since the inverse of a rotation is its transpose. ``510 = 2^9 - 2`` takes ten products
+    where the binary digits take fifteen.
 
     Args:
-      matrix: ``(r, r)``.
-      exponent: may be traced.
+      rotation: ``(r, r)``, orthogonal.
+      exponent: may be traced; where it is not batched, digits 0 cost nothing under vmap either.
     """
-    identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
+    exponent = jnp.asarray(exponent, jnp.int32)
+    half = exponent >> 1
+    raised = exponent + half
+    digits = half ^ raised  # bits at which the signed digit is not zero
+    negative = half & digits
+
+    def absorb(operands):
+        result, base, backward = operands
+        return matmul(result, jnp.where(backward, transpose(base), base))
 
     def step(state):
-        result, base, left = state
-        result = jnp.where(left % 2 == 1, matmul(result, base), result)
-        return result, matmul(base, base), left // 2
+        result, base, digits, negative = state
+        used = digits & 1 == 1
+        result = jax.lax.cond(used, absorb, lambda operands: operands[0], (result, base, negative & 1 == 1))
+        base = jax.lax.cond(digits > 1, lambda b: matmul(b, b), lambda b: b, base)
+        return result, base, digits >> 1, negative >> 1
 
-    exponent = jnp.asarray(exponent, jnp.int32)
-    return jax.lax.while_loop(lambda state: state[2] > 0, step, (identity, matrix, exponent))[0]
+    start = (jnp.eye(rotation.shape[-1], dtype=rotation.dtype), rotation, digits, negative)
+    return jax.lax.while_loop(lambda state: state[2] > 0, step, start)[0]
 
 
 def train(
@@ -187,6 +226,8 @@ def train(
     record_every: int = 1,
     layers: bool = False,
     momentum: Number | None = None,
+    second_moment: Number | None = None,
+    epsilon: Number = 1e-8,
     record_intervals: jax.Array | None = None,
     tolerance: float = 1e-8,
 ) -> tuple[Reduced, Trace]:
@@ -201,6 +242,11 @@ def train(
       layers: carry the prefixes along (O(N) a step), so that :func:`layers` recovers every layer.
       momentum: heavy ball's beta in [0, 1), with momenta transported by projection
         (``m <- beta P(m) + P(g)``); None: plain gradient descent.
+      second_moment: Adam's b2 in [0, 1), ``momentum`` then being its b1: the steps of ``optim.adam`` with one
+        second moment a layer. They reduce because all middle layers have relative gradients of one norm. Where
+        gradients vanish Adam's steps do not, and rounding grows: the layers agree to 1e-14 while the run is
+        regular, and to 1e-60 in arithmetic of 60 digits.
+      epsilon: added to the root of the second moment.
       record_intervals: in place of ``num_steps``, as in ``train.train``.
       tolerance: as in ``train.train``.
 
@@ -208,20 +254,49 @@ def train(
       The trained network and the :class:`Trace` of the N-layer run. The orthonormality error is the frame's.
     """
     lengths = training.lengths(num_steps, record_every, record_intervals)
+    engine = prepare(
+        reduced,
+        problem,
+        step_size=step_size,
+        scales=scales,
+        layers=layers,
+        momentum=momentum,
+        second_moment=second_moment,
+        epsilon=epsilon,
+    )
+    return training.scan(engine, intervals=lengths, tolerance=tolerance)
+
+
+def prepare(
+    reduced: Reduced,
+    problem: Quadratic,
+    *,
+    step_size: Number,
+    scales: Scales | None = None,
+    layers: bool = False,
+    momentum: Number | None = None,
+    second_moment: Number | None = None,
+    epsilon: Number = 1e-8,
+) -> training.Engine:
+    """The engine behind :func:`train`; arguments as there. Its carry does not contain the number of layers."""
     steps = LayerScales(*(step_size * s for s in layer_scales(scales)))
-    network_start = reduced if layers else reduced._replace(prefixes=None)
+    begun = reduced if layers else reduced._replace(prefixes=None)
+
+    def whole(carried: Reduced) -> Reduced:
+        return carried._replace(num_layers=reduced.num_layers)
+
+    rule = Rule(momentum, second_moment, epsilon)
 
     def one_step(carry, step):
-        network, momenta = carry
-        network, momenta = _step(network, momenta, problem, steps, momentum)
-        return (network, momenta), jnp.sum(network.first)
+        network, memory = carry
+        network, memory = _step(whole(network), memory, problem, steps, rule)
+        return (network._replace(num_layers=None), memory), jnp.sum(network.first)  # pyright: ignore
 
     def report(carry, step):
-        return _measure(carry[0], problem, step)
+        return _measure(whole(carry[0]), problem, step)
 
-    start = (network_start, None if momentum is None else _at_rest(reduced))
-    (trained, _), trace = training.scan(start, one_step, report, intervals=lengths, tolerance=tolerance)
-    return trained, trace
+    carry = (begun._replace(num_layers=None), _at_rest(reduced, rule))  # pyright: ignore
+    return training.Engine(carry, one_step, report, lambda carry: whole(carry[0]))
 
 
 def _gradients(network: Reduced, problem: Quadratic) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -236,18 +311,23 @@ def _gradients(network: Reduced, problem: Quadratic) -> tuple[jax.Array, jax.Arr
     )
 
 
-def _at_rest(network: Reduced) -> Momenta:
+def _at_rest(network: Reduced, rule: Rule) -> Memory | None:
+    if rule.momentum is None and rule.second_moment is None:
+        return None
     rank = network.first.shape[0]
-    zero = jnp.zeros((rank, rank), network.first.dtype)
-    return Momenta(jnp.zeros_like(network.first), zero, jnp.zeros_like(network.frame))
+    like = jnp.zeros_like(network.first)
+    momenta = Momenta(like, jnp.zeros((rank, rank), like.dtype), jnp.zeros_like(network.frame))
+    number = jnp.zeros((), like.dtype)
+    squares = None if rule.second_moment is None else SecondMoments(like, number, number)
+    return Memory(momenta, squares, number)
 
 
-def _step(network: Reduced, momenta: Momenta | None, problem, steps: LayerScales, momentum: Number | None):
-    first, middle, last = _gradients(network, problem)
-    if momenta is not None and momentum is not None:
-        first = momentum * momenta.first + first
-        middle = momentum * skew(momenta.middle) + middle
-        last = momentum * stiefel.project_tangent(network.frame, momenta.last) + last
+def _step(network: Reduced, memory: Memory | None, problem, steps: LayerScales, rule: Rule):
+    first, middle, last = found = _gradients(network, problem)
+    momenta = None
+    if memory is not None:
+        advance = _heavy_ball if memory.squares is None else _adam
+        momenta, memory, (first, middle, last) = advance(network, memory, Momenta(*found), rule)
     identity = jnp.eye(network.first.shape[0], dtype=network.first.dtype)
     rotation = stiefel.retract_polar(identity, -steps.middle * middle)
     turned = power(rotation, network.num_layers - 2)
@@ -256,9 +336,41 @@ def _step(network: Reduced, momenta: Momenta | None, problem, steps: LayerScales
         frame=matmul(stiefel.retract_polar(network.frame, -steps.last * last), turned),
         prefixes=None if network.prefixes is None else _turn(network.prefixes, rotation),
     )
-    if momenta is None:
+    if memory is None or momenta is None:
         return moved, None
-    return moved, Momenta(first, matmul(transpose(rotation), middle), matmul(last, turned))
+    carried = Momenta(
+        momenta.first, matmul(transpose(rotation), momenta.middle), matmul(momenta.last, turned)
+    )
+    return moved, memory._replace(momenta=carried)
+
+
+def _transported(network: Reduced, momenta: Momenta) -> Momenta:
+    """Momenta projected on the tangent spaces of the point they have come to."""
+    return Momenta(momenta.first, skew(momenta.middle), stiefel.project_tangent(network.frame, momenta.last))
+
+
+def _heavy_ball(network: Reduced, memory: Memory, found: Momenta, rule: Rule):
+    old = _transported(network, memory.momenta)
+    momenta = Momenta(*(rule.momentum * m + g for m, g in zip(old, found, strict=True)))
+    return momenta, memory, momenta
+
+
+def _adam(network: Reduced, memory: Memory, found: Momenta, rule: Rule):
+    """``m / (sqrt(v) + eps)``, bias corrected, v the mean square entry of a constrained layer's gradient."""
+    b1, b2 = 0.0 if rule.momentum is None else rule.momentum, rule.second_moment
+    count = memory.count + 1
+    old = _transported(network, memory.momenta)
+    momenta = Momenta(*(b1 * m + (1 - b1) * g for m, g in zip(old, found, strict=True)))
+    means = (jnp.square(found.first), *(jnp.mean(jnp.square(g)) for g in found[1:]))
+    pairs = zip(memory.squares or (), means, strict=True)
+    squares = SecondMoments(*(b2 * v + (1 - b2) * mean for v, mean in pairs))
+    directions = Momenta(
+        *(
+            m / (1 - b1**count) / (jnp.sqrt(v / (1 - b2**count)) + rule.epsilon)
+            for m, v in zip(momenta, squares, strict=True)
+        )
+    )
+    return momenta, Memory(momenta, squares, count), directions
 
 
 def _turn(prefixes: jax.Array, rotation: jax.Array) -> jax.Array:

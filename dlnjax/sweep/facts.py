@@ -1,0 +1,36 @@
+"""What the results say of the whole sweep, told in its manifest: the step scales used and the data's rank.
+
+Both are only known once cells have run (scales come from a teacher, a best solution or a start; the rank from
+the data), so they are added at the end.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dlnjax.sweep import manifest, store
+
+_SCALE_KEYS = ("step_rule", "data", "width", "depth", "scale_middle", "scale_last")
+
+
+def annotate(out: Path | str) -> None:
+    """Adds ``scales`` (one entry a step rule, data, width and depth; the first layer's is 1) and ``rank``."""
+    table = store.read(out, columns=[*_SCALE_KEYS, "rank"]).to_pylist()
+    if table:
+        manifest.annotate(out, {"scales": scales(table), "rank": ranks(table)})
+
+
+def scales(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The distinct multipliers of the step size, to ten digits: seeds share them but for rounding."""
+
+    def entry(row: dict[str, Any]) -> tuple:
+        return tuple(float(f"{row[k]:.10g}") if k.startswith("scale") else row[k] for k in _SCALE_KEYS)
+
+    found = dict.fromkeys(entry(row) for row in rows if row["scale_last"] is not None)
+    return [dict(zip(_SCALE_KEYS, values, strict=True)) for values in found]
+
+
+def ranks(rows: list[dict[str, Any]]) -> dict[str, int]:
+    """Numerical rank of the inputs (of the target, for a teacher) by treatment of the data."""
+    return {row["data"]: row["rank"] for row in rows if row["rank"] is not None}
