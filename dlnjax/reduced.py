@@ -22,9 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from dlnjax import network, stiefel
+from dlnjax import _moments, network, stiefel
 from dlnjax import train as training
 from dlnjax._linalg import matmul, skew, transpose
+from dlnjax._moments import Memory, Rule
 from dlnjax._types import Count, Number, Params, Scales, Trace
 from dlnjax.problem import Quadratic
 
@@ -51,38 +52,6 @@ class LayerScales(NamedTuple):
     first: Number
     middle: Number
     last: Number
-
-
-class Momenta(NamedTuple):
-    """Of W_1, the relative one that all middle layers share, and of the last layer."""
-
-    first: jax.Array  # (r, d_0)
-    middle: jax.Array  # (r, r)
-    last: jax.Array  # (d_N, r)
-
-
-class SecondMoments(NamedTuple):
-    """Adam's: one an entry of W_1, one number for each middle layer (the same for all), one for the last."""
-
-    first: jax.Array  # (r, d_0)
-    middle: jax.Array  # ()
-    last: jax.Array  # ()
-
-
-class Memory(NamedTuple):
-    """What a rule with memory carries; ``squares`` is None for heavy ball."""
-
-    momenta: Momenta
-    squares: SecondMoments | None
-    count: jax.Array
-
-
-class Rule(NamedTuple):
-    """Decays of momentum and second moments; None where the rule has none."""
-
-    momentum: Number | None
-    second_moment: Number | None
-    epsilon: Number
 
 
 def reduce(params: Params) -> Reduced:
@@ -295,7 +264,7 @@ def prepare(
     def report(carry, step):
         return _measure(whole(carry[0]), problem, step)
 
-    carry = (begun._replace(num_layers=None), _at_rest(reduced, rule))  # pyright: ignore
+    carry = (begun._replace(num_layers=None), _moments.at_rest(begun.first, begun.frame, rule))  # pyright: ignore
     return training.Engine(carry, one_step, report, lambda carry: whole(carry[0]))
 
 
@@ -311,23 +280,12 @@ def _gradients(network: Reduced, problem: Quadratic) -> tuple[jax.Array, jax.Arr
     )
 
 
-def _at_rest(network: Reduced, rule: Rule) -> Memory | None:
-    if rule.momentum is None and rule.second_moment is None:
-        return None
-    rank = network.first.shape[0]
-    like = jnp.zeros_like(network.first)
-    momenta = Momenta(like, jnp.zeros((rank, rank), like.dtype), jnp.zeros_like(network.frame))
-    number = jnp.zeros((), like.dtype)
-    squares = None if rule.second_moment is None else SecondMoments(like, number, number)
-    return Memory(momenta, squares, number)
-
-
 def _step(network: Reduced, memory: Memory | None, problem, steps: LayerScales, rule: Rule):
-    first, middle, last = found = _gradients(network, problem)
-    momenta = None
+    first, middle, last = _gradients(network, problem)
     if memory is not None:
-        advance = _heavy_ball if memory.squares is None else _adam
-        momenta, memory, (first, middle, last) = advance(network, memory, Momenta(*found), rule)
+        memory, (first, middle, last) = _moments.advance(
+            memory, _moments.Triple(first, middle, last), network.frame, rule
+        )
     identity = jnp.eye(network.first.shape[0], dtype=network.first.dtype)
     rotation = stiefel.retract_polar(identity, -steps.middle * middle)
     turned = power(rotation, network.num_layers - 2)
@@ -336,41 +294,7 @@ def _step(network: Reduced, memory: Memory | None, problem, steps: LayerScales, 
         frame=matmul(stiefel.retract_polar(network.frame, -steps.last * last), turned),
         prefixes=None if network.prefixes is None else _turn(network.prefixes, rotation),
     )
-    if memory is None or momenta is None:
-        return moved, None
-    carried = Momenta(
-        momenta.first, matmul(transpose(rotation), momenta.middle), matmul(momenta.last, turned)
-    )
-    return moved, memory._replace(momenta=carried)
-
-
-def _transported(network: Reduced, momenta: Momenta) -> Momenta:
-    """Momenta projected on the tangent spaces of the point they have come to."""
-    return Momenta(momenta.first, skew(momenta.middle), stiefel.project_tangent(network.frame, momenta.last))
-
-
-def _heavy_ball(network: Reduced, memory: Memory, found: Momenta, rule: Rule):
-    old = _transported(network, memory.momenta)
-    momenta = Momenta(*(rule.momentum * m + g for m, g in zip(old, found, strict=True)))
-    return momenta, memory, momenta
-
-
-def _adam(network: Reduced, memory: Memory, found: Momenta, rule: Rule):
-    """``m / (sqrt(v) + eps)``, bias corrected, v the mean square entry of a constrained layer's gradient."""
-    b1, b2 = 0.0 if rule.momentum is None else rule.momentum, rule.second_moment
-    count = memory.count + 1
-    old = _transported(network, memory.momenta)
-    momenta = Momenta(*(b1 * m + (1 - b1) * g for m, g in zip(old, found, strict=True)))
-    means = (jnp.square(found.first), *(jnp.mean(jnp.square(g)) for g in found[1:]))
-    pairs = zip(memory.squares or (), means, strict=True)
-    squares = SecondMoments(*(b2 * v + (1 - b2) * mean for v, mean in pairs))
-    directions = Momenta(
-        *(
-            m / (1 - b1**count) / (jnp.sqrt(v / (1 - b2**count)) + rule.epsilon)
-            for m, v in zip(momenta, squares, strict=True)
-        )
-    )
-    return momenta, Memory(momenta, squares, count), directions
+    return moved, None if memory is None else _moments.turn(memory, rotation, turned)
 
 
 def _turn(prefixes: jax.Array, rotation: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ length serves runs of any length, and the intervals and the depth can be traced:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -116,6 +117,22 @@ def measure(
     return Record(jnp.asarray(step, jnp.int32), loss, distance, jnp.sqrt(jnp.sum(squares)), error)
 
 
+class Engine(NamedTuple):
+    """A way to train: where it starts, one step of it, what is measured, and what the end state means.
+
+    Attributes:
+      carry: the engine's own state at step 0: params and optimizer state, or the reduced network.
+      one_step: ``(carry, step) -> (carry, probe)``; the probe is a scalar that is not finite as soon as the run is not.
+      report: ``(carry, step) -> Record``.
+      finish: ``carry -> params``, in the form that the caller started from.
+    """
+
+    carry: Any
+    one_step: Callable[[Any, jax.Array], tuple[Any, jax.Array]]
+    report: Callable[[Any, jax.Array], Record]
+    finish: Callable[[Any], Any]
+
+
 class Run(NamedTuple):
     """A run between two records: what a checkpoint keeps and what the next chunk starts from."""
 
@@ -125,63 +142,56 @@ class Run(NamedTuple):
     step: jax.Array
 
 
-def start(carry: Any, report) -> tuple[Run, Trace]:
-    """The run at step 0 and its record, a trace of length 1."""
+def start(engine: Engine) -> tuple[Run, Record]:
+    """The run at step 0, and its record."""
     zero = jnp.zeros((), jnp.int32)
-    record = report(carry, zero)
-    monitor = begin(record)
-    trace = _trace(jax.tree.map(lambda a: a[None], record), monitor.status[None], monitor)
-    return Run(carry, monitor, jnp.full((), -1, jnp.int32), zero), trace
+    record = engine.report(engine.carry, zero)
+    return Run(engine.carry, begin(record), jnp.full((), -1, jnp.int32), zero), record
 
 
-def advance(run: Run, one_step, report, *, intervals: jax.Array, tolerance: float) -> tuple[Run, Trace]:
-    """The one loop behind every engine: after each interval of steps, a record.
+def advance(run: Run, engine: Engine, interval: Count, tolerance: float) -> tuple[Run, Record]:
+    """The run ``interval`` steps later, and the record there; the one loop behind every engine.
 
     Args:
-      run: from :func:`start` or an earlier chunk.
-      one_step: ``(carry, step) -> (carry, probe)``; the probe is a scalar that is not finite as soon as the run is not.
-      report: ``(carry, step) -> Record``.
-      intervals: ``(T,)`` integers, the steps between records; values may be traced.
+      run: from :func:`start` or from here; ``engine.carry`` is not looked at.
+      interval: steps until the record, may be traced.
       tolerance: relative distance at which the run counts as converged.
-
-    Returns:
-      The run behind the last interval, and the T records.
     """
 
     def inner(j, state):
-        carry, bad_step, base = state
-        carry, probe = one_step(carry, base + j)
+        carry, bad_step = state
+        carry, probe = engine.one_step(carry, run.step + j)
         newly_bad = (bad_step < 0) & ~jnp.isfinite(probe)
-        return carry, jnp.where(newly_bad, base + j + 1, bad_step), base
+        return carry, jnp.where(newly_bad, run.step + j + 1, bad_step)
+
+    carry, bad_step = jax.lax.fori_loop(0, interval, inner, (run.carry, run.bad_step))
+    step = run.step + interval
+    record = engine.report(carry, step)
+    return Run(carry, observe(run.monitor, record, bad_step, tolerance), bad_step, step), record
+
+
+def scan(engine: Engine, *, intervals: jax.Array, tolerance: float) -> tuple[Any, Trace]:
+    """A whole run: what it ends with, and the trace containing step 0.
+
+    Args:
+      intervals: ``(T,)`` integers, the steps between records; values may be traced.
+      tolerance: as in :func:`advance`.
+    """
 
     def one_record(run: Run, interval):
-        carry, bad_step, _ = jax.lax.fori_loop(0, interval, inner, (run.carry, run.bad_step, run.step))
-        step = run.step + interval
-        record = report(carry, step)
-        monitor = observe(run.monitor, record, bad_step, tolerance)
-        return Run(carry, monitor, bad_step, step), (record, monitor.status)
+        run, record = advance(run, engine, interval, tolerance)
+        return run, (record, run.monitor.status)
 
-    run, (records, statuses) = jax.lax.scan(one_record, run, jnp.asarray(intervals, jnp.int32))
-    return run, _trace(records, statuses, run.monitor)
+    run, first = start(engine)
+    status = run.monitor.status
+    run, rest = jax.lax.scan(one_record, run, jnp.asarray(intervals, jnp.int32))
+    records, statuses = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), (first, status), rest)
+    return engine.finish(run.carry), trace(records, statuses, run.monitor)
 
 
-def _trace(records: Record, statuses: jax.Array, monitor: Monitor) -> Trace:
+def trace(records: Record, statuses: jax.Array, monitor: Monitor) -> Trace:
+    """The trace of T records, the monitor behind the last of them."""
     return Trace(**records._asdict(), status=statuses, first_bad_step=monitor.first_bad_step)
-
-
-def join(first: Trace, second: Trace) -> Trace:
-    """Two consecutive pieces of one trace."""
-    pieces = {
-        name: jnp.concatenate([getattr(first, name), getattr(second, name)]) for name in Trace._fields[:-1]
-    }
-    return Trace(**pieces, first_bad_step=second.first_bad_step)
-
-
-def scan(carry: Any, one_step, report, *, intervals: jax.Array, tolerance: float) -> tuple[Any, Trace]:
-    """A whole run: :func:`start` and :func:`advance`, the trace containing step 0."""
-    run, first = start(carry, report)
-    run, rest = advance(run, one_step, report, intervals=intervals, tolerance=tolerance)
-    return run.carry, join(first, rest)
 
 
 def lengths(num_steps: int | None, record_every: int, record_intervals: jax.Array | None) -> jax.Array:
@@ -198,6 +208,31 @@ def lengths(num_steps: int | None, record_every: int, record_intervals: jax.Arra
         raise ValueError(f"num_steps={num_steps}, record_every={record_every}; give integers of at least 1")
     whole, rest = divmod(num_steps, record_every)
     return jnp.array([record_every] * whole + [rest] * bool(rest), jnp.int32)
+
+
+def prepare(
+    params: Params,
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    *,
+    depth: Count | None = None,
+    constrained: tuple[bool, ...] | None = None,
+) -> Engine:
+    """The engine behind :func:`train`; arguments as there."""
+    held = default_constrained(params) if constrained is None else constrained
+    options = {} if depth is None else {"depth": depth}
+
+    def one_step(carry, step):
+        params, state = carry
+        gradients = problem.gradients(params, step, **options)
+        updates, state = optimizer.update(gradients, state, params)
+        params = cast(Params, optax.apply_updates(params, updates))
+        return (params, state), jnp.sum(params[0])
+
+    def report(carry, step):
+        return measure(carry[0], problem, step, held, **options)
+
+    return Engine((params, optimizer.init(params)), one_step, report, lambda carry: carry[0])
 
 
 def train(
@@ -234,19 +269,5 @@ def train(
       ValueError: neither or both of ``num_steps`` and ``record_intervals``, or fewer than one step.
     """
     between = lengths(num_steps, record_every, record_intervals)
-    held = default_constrained(params) if constrained is None else constrained
-    options = {} if depth is None else {"depth": depth}
-
-    def one_step(carry, step):
-        params, state = carry
-        gradients = problem.gradients(params, step, **options)
-        updates, state = optimizer.update(gradients, state, params)
-        params = cast(Params, optax.apply_updates(params, updates))
-        return (params, state), jnp.sum(params[0])
-
-    def report(carry, step):
-        return measure(carry[0], problem, step, held, **options)
-
-    state = (params, optimizer.init(params))
-    (params, _), trace = scan(state, one_step, report, intervals=between, tolerance=tolerance)
-    return params, trace
+    engine = prepare(params, problem, optimizer, depth=depth, constrained=constrained)
+    return scan(engine, intervals=between, tolerance=tolerance)

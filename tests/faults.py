@@ -69,28 +69,37 @@ def kills(folder, *, number=100, shards=400, runners=2, delay=0.02, seed=0):
     )
 
 
-def real_kills(folder, *, number=12, shards=40, seed=1):
-    """SIGKILL of the command itself, on networks: bit for bit the results of an undisturbed run."""
-    dice, dead, config = random.Random(seed), 0, folder / "config.toml"
+def real_kills(folder, *, number=100, shards=400, runners=2, seed=1):
+    """SIGKILL of the command itself, several on one folder, on networks: bit for bit an undisturbed run."""
+    dice, dead, config, begin = random.Random(seed), 0, folder / "config.toml", time.monotonic()
     small = teacher(grids=[{"depth": list(range(2, shards + 2)), "seed": [0, 1]}], step=[0.01])
     config.write_text(small.to_toml())
     command = [sys.executable, "-m", "dlnjax", "run", str(config), "--quiet", "--out"]
-    assert subprocess.run([*command, str(folder / "calm")]).returncode in (0, 1)
-    out = folder / "hunted"
-    while verify_done(out) < shards:
-        runner = subprocess.Popen([*command, str(out)])
-        if dead == number:
-            runner.wait()
-            continue
-        before, want = verify_done(out), dice.randint(0, max(1, 2 * shards // number))
-        while runner.poll() is None and verify_done(out) < min(before + want, shards - 1):
+    outs, alive = [folder / "hunted-0"], []
+    while dead < number:
+        if verify_done(outs[-1]) >= shards:  # complete before all were dead: once more
+            outs.append(folder / f"hunted-{len(outs)}")
+        out = outs[-1]
+        alive = [runner for runner in alive if runner.poll() is None]
+        alive += [subprocess.Popen([*command, str(out)]) for _ in range(runners - len(alive))]
+        want = min(verify_done(out) + dice.randint(0, max(1, 2 * shards // number)), shards - 1)
+        while all(runner.poll() is None for runner in alive) and verify_done(out) < want:
             time.sleep(0.01)
-        time.sleep(dice.uniform(0, 0.1))
-        dead += shoot(runner, None)
-    assert verify.verify(out).sound, verify.verify(out).lines()
-    calm, hunted = (store.read(place).drop_columns(["seconds"]) for place in (folder / "calm", out))
-    assert values(calm) == values(hunted)
-    return f"{dead} SIGKILLs of dlnjax run, {shards} shards of networks: bit for bit an undisturbed run"
+        time.sleep(dice.uniform(0, 0.2))
+        dead += shoot(dice.choice(alive), None)
+    for runner in alive:
+        runner.wait()
+    for out in [*outs, folder / "calm"]:
+        assert subprocess.run([*command, str(out)]).returncode in (0, 1)
+        verdict = verify.verify(out)
+        assert verdict.sound, verdict.lines()
+        assert (verdict.done, verdict.cells) == (shards, 2 * shards)
+    calm = values(store.read(folder / "calm").drop_columns(["seconds"]))
+    assert all(values(store.read(out).drop_columns(["seconds"])) == calm for out in outs)
+    return (
+        f"{dead} SIGKILLs of dlnjax run, {runners} runners, {len(outs)} sweeps of {shards} shards of networks, "
+        f"{time.monotonic() - begin:.0f} s: 0 cells lost, 0 twice, bit for bit an undisturbed run"
+    )
 
 
 def bad_cell(folder, *, cells=1000):
@@ -326,7 +335,7 @@ def campaign(folder, number, shards):
     """(name, function) of every fault."""
     return [
         ("kill -9", lambda: kills(folder, number=number, shards=shards)),
-        ("kill -9, networks", lambda: real_kills(folder)),
+        ("kill -9, networks", lambda: real_kills(folder, number=number, shards=shards)),
         ("a NaN cell", lambda: bad_cell(folder)),
         ("SIGTERM", lambda: stops(folder, signal.SIGTERM)),
         ("Ctrl-C", lambda: stops(folder, signal.SIGINT)),

@@ -38,7 +38,7 @@ def reference(rule, amount, depth, seed=0, engine="layers", **changes):
         steps, distance = modes_curve(factors, [start, start, start / 3], num_steps, seed=seed + 10 * depth)
     else:
         steps, _ = modes_curve([0.5], [1], num_steps)
-        distance = np.minimum(start * factor ** np.minimum(steps, 500), 0.2 + 0.01 * np.cos(steps))
+        distance = np.minimum(start * min(factor, 3.0) ** np.minimum(steps, 500), 0.2 + 0.01 * np.cos(steps))
     small = distance <= 1e-8 * distance[0]
     row = {
         "study": "synthetic", "data": "whitened", "depth": depth, "width": 4, "seed": seed,

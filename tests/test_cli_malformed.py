@@ -32,6 +32,7 @@ WRONG = {
         st.integers(min_value=2**32),
         st.just([]),
     ),
+    keys.Flag: st.one_of(st.integers(), st.floats(), st.text(max_size=8), st.just([])),
     keys.Real: st.one_of(
         st.booleans(),
         st.floats(max_value=0),

@@ -50,5 +50,5 @@ def test_float32_stays_on_the_manifold():
 
 def test_other_forms_of_params_are_refused():
     task = problem.whitened(jnp.eye(4))
-    with pytest.raises(ValueError, match="see network.pad"):
+    with pytest.raises(ValueError, match=r"see network\.pad"):
         layerwise.train((jnp.eye(4), jnp.eye(4)), task, step_size=0.1, num_steps=1)

@@ -33,7 +33,9 @@ def test_axes_say_what_is_matrix_and_what_is_batch():
     spec = optim.MatrixAxes(rows=2, columns=0)
     for given in (spec, {"w": spec}, lambda tree: jax.tree.map(lambda _: spec, tree)):
         optimizer = optim.rgd(0.1, constrained={"w": True}, axes=given)
-        updates, _ = optimizer.update({"w": jnp.transpose(g, (2, 0, 1))}, optimizer.init({"w": kernel}), {"w": kernel})
+        updates, _ = optimizer.update(
+            {"w": jnp.transpose(g, (2, 0, 1))}, optimizer.init({"w": kernel}), {"w": kernel}
+        )
         plain = optim.rgd(0.1, constrained=True)
         expected, _ = plain.update(g, plain.init(heads), heads)
         np.testing.assert_allclose(jnp.transpose(updates["w"], (1, 2, 0)), expected, atol=1e-15)
@@ -145,10 +147,22 @@ def update(link, updates, params):
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (lambda: optim.retract().init(OFF), ValueError, r"leaf \['a'\]\['w'\].*off the manifold.*stiefel.project"),
-        (lambda: optim.rgd(0.1).init((point(), 2 * point((5, 5)))), ValueError, r"leaf \[1\].*off the manifold"),
+        (
+            lambda: optim.retract().init(OFF),
+            ValueError,
+            r"leaf \['a'\]\['w'\].*off the manifold.*stiefel.project",
+        ),
+        (
+            lambda: optim.rgd(0.1).init((point(), 2 * point((5, 5)))),
+            ValueError,
+            r"leaf \[1\].*off the manifold",
+        ),
         (lambda: optim.retract().init(INTEGERS), TypeError, r"leaf \['w'\] is int32; a real floating"),
-        (lambda: optim.retract().init(jnp.ones(3)), ValueError, r"\(the only leaf\) has shape \(3,\), no matrix"),
+        (
+            lambda: optim.retract().init(jnp.ones(3)),
+            ValueError,
+            r"\(the only leaf\) has shape \(3,\), no matrix",
+        ),
         (lambda: update(optim.project_to_tangent(), normal(), None), ValueError, "needs the current point"),
         (
             lambda: optim.retract().update(normal((3, 5)), optax.EmptyState(), point()),
@@ -162,7 +176,11 @@ def update(link, updates, params):
         ),
         (lambda: update(optim.project_to_tangent(), {"v": 1}, {"w": point()}), ValueError, "have structure"),
         (lambda: optim.rgd(0.1, constrained=(True,)).init(LAYERS), ValueError, "constrained has structure"),
-        (lambda: optim.rgd(0.1, constrained=(0, 1, 1)).init(LAYERS), TypeError, "every label is True or False"),
+        (
+            lambda: optim.rgd(0.1, constrained=(0, 1, 1)).init(LAYERS),
+            TypeError,
+            "every label is True or False",
+        ),
         (lambda: optim.rgd(0.1).init({"w": point()}), TypeError, "params is a dict, not a tuple of layers"),
         (lambda: optim.chain(optim.retract(), optax.scale(2.0)), ValueError, "link 0 of 2 is a retraction"),
         (

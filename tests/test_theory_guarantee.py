@@ -148,14 +148,15 @@ def test_for_layers_and_a_problem():
 SMALL = {
     "guarantee": {"num_steps": 10, "groups": [((5, 2, 2, 4), draw.sensing)]},
     "rates": {"shapes": [(5, 2, 3, 4)]},
-    "gd_rules": {"num_steps": 30, "shapes": [(2, 3, 3, 3, 3)]},
-    "modes": {"depths": [3]},
+    "tanh": {"instances": 2, "shapes": [(3, 2, 3)]},
+    "rules": {"num_steps": 30, "shapes": [(2, 3, 3, 3, 3)]},
+    "modes": {"depths": [3], "step": 4e-3},
 }
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_small_campaigns_find_no_violation(name):
-    found = campaign.CAMPAIGNS[name](instances=8, **SMALL[name])
+    found = campaign.PARTS[name](**{"instances": 8, **SMALL[name]})
     assert found.checks > 0
     assert found.violations == 0
     assert 0 < found.tightest <= 1
@@ -170,4 +171,4 @@ def test_a_campaign_can_fail(monkeypatch):
         return real(*args, **options)._replace(factor=0.9)
 
     monkeypatch.setattr(guarantee, "guarantee", boast)
-    assert campaign.CAMPAIGNS["guarantee"](instances=4, **SMALL["guarantee"]).violations > 0
+    assert campaign.PARTS["guarantee"](instances=4, **SMALL["guarantee"]).violations > 0

@@ -63,8 +63,11 @@ def write(out: Path | str, rows: list[dict[str, Any]] | None = None) -> Written:
 
 def measured(out: Path | str) -> list[dict[str, Any]]:
     """``tables.measure`` of a folder, with the tolerance and the output dimension of its config."""
+    try:
+        from dlnjax.sweep import store
+    except ImportError as error:
+        raise ImportError('pyarrow is not installed; pip install "dlnjax[study]"') from error
     from dlnjax.analysis import tables
-    from dlnjax.sweep import store
 
     settings = config(out)
     tolerance = settings.get("record", {}).get("tolerance", 1e-8)

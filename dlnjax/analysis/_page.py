@@ -16,7 +16,7 @@ _STYLE = """
   --line: #d9dcdf; --good: #0b6b3a; --bad: #a8321b; --link: #0b5cad; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #aeb4bb; --page: #16181b;
   --card: #202327; --line: #3a3f45; --good: #6fd49a; --bad: #ff9d85; --link: #8ec2ff; }
-  figure svg { filter: invert(0.91) hue-rotate(180deg); } }
+  figure svg, .live { filter: invert(0.91) hue-rotate(180deg); } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 58rem; background: var(--page);
   color: var(--ink); font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
@@ -53,7 +53,10 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
   .words td { display: block; border: 0; padding: 0.05rem 0; }
   .words td[data-name]::before { content: attr(data-name) ": "; color: var(--soft); }
 }
+.live { background: white; }
 @media print {
+  .live, #interactive-curves, #interactive-curves + p { display: none; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; overflow: visible; }
   body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; }
   figure, tr { break-inside: avoid; } figure svg { min-width: 0; } .scroll { overflow: visible; }
   table { font-size: 7.5pt; } h2 { break-after: avoid; }
@@ -66,6 +69,7 @@ def html(report: Report) -> str:
     parts = [
         ("Claims", _html_table(report.claims)),
         ("Figures", "\n".join(_figure(*figure) for figure in report.figures)),
+        ("Interactive curves", _live(report.live)),
         ("Numbers", "\n".join(f"<h3>{escape(t.title)}</h3>\n{_html_table(t)}" for t in report.tables)),
         ("Cells outside", _outside(report.outside)),
         ("Configuration", _code(report.config, "The configuration")),
@@ -90,7 +94,7 @@ def html(report: Report) -> str:
 <header>
 <p class="study">Study: {escape(report.title)}</p>
 <h1>{heading}</h1>
-<p class="answer">{escape(report.answer)}</p>
+<p class="answer">{_words(report.answer)}</p>
 <nav aria-label="Sections"><ul>{links}</ul></nav>
 </header>
 <main>
@@ -146,7 +150,7 @@ def _html_table(table: Table) -> str:
     head = "".join(f'<th scope="col">{_words(name)}</th>' for name in table.head)
     lines = "\n".join(_html_line(table, line) for line in table.lines)
     look = ' class="words"' if table.words else ""
-    label = escape(table.title, quote=True)
+    label = escape(f"Table: {table.title}", quote=True)
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{label}">\n<table{look}>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>\n</div>"
@@ -165,6 +169,8 @@ def _html_line(table: Table, line: list[str]) -> str:
 def _words(value: str) -> str:
     """Text with `code` marked up and proper signs."""
     marked = re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(value))
+    marked = re.sub(r"\bN\^([0-9.]*[0-9])", r"N<sup>\1</sup>", marked)
+    marked = re.sub(r"\bN\^-([0-9.]*[0-9])", "N<sup>\u2212\\1</sup>", marked)
     return marked.replace("+-", "\u00b1").replace("&lt;=", "\u2264")
 
 
@@ -192,6 +198,16 @@ def _inline(svg: str, name: str, title: str) -> str:
 def _outside(lines: list[str]) -> str:
     items = "".join(f"<li>{_words(line.strip())}</li>" for line in lines[1:])
     return f"<p>{escape(lines[0])}</p>" + (f"<ul>{items}</ul>" if items else "")
+
+
+def _live(fragment: str) -> str:
+    """Interactive curves; what they show is in the figures too, so that print and no-script lose nothing."""
+    if not fragment:
+        return ""
+    words = (
+        "Point at a curve to read its cell and step; drag to zoom, double-click to go back. One line a cell."
+    )
+    return f'<p>{words}</p>\n<div class="live" role="group" aria-label="Interactive error curves">\n{fragment}\n</div>'
 
 
 def _code(content: str, label: str) -> str:

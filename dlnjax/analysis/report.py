@@ -50,6 +50,7 @@ class Report(NamedTuple):
       config: the config as TOML.
       facts: versions, device, precision, commit, ... as ``(name, value)``.
       commands: what reproduces the page.
+      live: interactive curves as an HTML fragment; empty for none.
     """
 
     title: str
@@ -62,34 +63,39 @@ class Report(NamedTuple):
     config: str
     facts: list[tuple[str, str]]
     commands: list[str]
+    live: str = ""
 
 
-def write(out: Path | str, format: str = "html") -> Path:
+def write(out: Path | str, format: str = "html", *, interactive: bool = False) -> Path:
     """Write ``report.html`` or ``report.md`` (and the figures it shows) into a sweep's folder.
 
     Args:
       out: the folder given to ``dlnjax run``.
       format: ``html`` or ``md``.
+      interactive: add curves to point at and zoom into, with the script that draws them (about 5 MB, html only).
 
     Returns:
       The page's path.
 
     Raises:
-      ValueError: another format.
+      ValueError: another format, or Markdown that is to be interactive.
       FileNotFoundError: there are no results in ``out``.
-      ImportError: pyarrow or matplotlib is absent; install ``dlnjax[study]``.
+      ImportError: pyarrow or matplotlib is absent; install ``dlnjax[study]``. For ``interactive``: plotly is;
+        install ``dlnjax[plotly]``.
     """
     if format not in ("html", "md"):
         raise ValueError(f"format {format!r}; choose html or md")
+    if interactive and format != "html":
+        raise ValueError(f"format {format!r} cannot be interactive; choose html")
     from dlnjax.analysis import _page
 
     path = Path(out) / f"report.{format}"
     render = {"html": _page.html, "md": _page.markdown}[format]
-    path.write_text(render(gather(out)), encoding="utf-8", newline="\n")
+    path.write_text(render(gather(out, interactive=interactive)), encoding="utf-8", newline="\n")
     return path
 
 
-def gather(out: Path | str) -> Report:
+def gather(out: Path | str, *, interactive: bool = False) -> Report:
     """Everything a report says, from the folder ``out``; also writes its tables and figures there."""
     out = Path(out)
     rows = analysis.measured(out)
@@ -108,7 +114,14 @@ def gather(out: Path | str) -> Report:
         config=_text(out / "config.toml"),
         facts=[*_counts(rows), *_facts(out / "manifest.json")],
         commands=[f"dlnjax run config.toml --out {study}", f"dlnjax report {study}"],
+        live=_live(rows) if interactive else "",
     )
+
+
+def _live(rows: list[tables.Row]) -> str:
+    from dlnjax.analysis import interactive
+
+    return interactive.error_curves(rows)
 
 
 def _figures(folder: Path) -> list[tuple[str, str, str, str]]:

@@ -145,7 +145,7 @@ def pymanopt(layers: np.ndarray, target: np.ndarray, step_size: float) -> Advanc
             product = ws[0]
             for w in ws[1:]:
                 product = w @ product
-            return anp.sum((product - goal) ** 2) / 2
+            return anp.sum((product - goal) ** 2) / 2  # pyright: ignore[reportAttributeAccessIssue]
 
         return package.Problem(manifold, cost).riemannian_gradient
 

@@ -36,9 +36,11 @@ def new(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Validate, run what is missing, analyse, and print what came out."""
-    from dlnjax.sweep import spec
+    from dlnjax.sweep import campaign, spec
 
     _need("pyarrow", "tqdm", "matplotlib")  # now, not after hours of computing
+    if campaign.is_campaign(args.config):
+        return _campaign(args)
     sweep = spec.load(args.config, args.set)
     if sweep.problem.kind != "file" and (lines := spec.data_problems(sweep)):  # load has read a user's file
         raise spec.SpecError([f"{args.config}: {line}" for line in lines])
@@ -48,11 +50,42 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(_plan(sweep, out))
         return 0
+    if args.slurm:
+        return _submit(out, args)
     outcome = _compute(sweep, out, args)
     for shard, reason in outcome.failed.items():
         print(f"dlnjax: shard {shard} failed: {reason}", file=sys.stderr)
     failed = bool(outcome.failed) or not outcome.complete
     return max(int(failed), _analyse(out, args.quiet)) if outcome.done else 1
+
+
+def _campaign(args: argparse.Namespace) -> int:
+    """Run a campaign, keep its rows, claims and figure; 1 if a statement was violated."""
+    from dlnjax.sweep import campaign as campaigns
+    from dlnjax.sweep import devices
+
+    campaign = campaigns.load(args.config, args.set)
+    out = args.out or Path("results") / campaign.study
+    for name in ("workers", "dask", "slurm", "hosts", "extend", "json_events"):
+        if getattr(args, name):
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"run: {option} is for sweeps; a campaign runs whole, in this process")
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out}: --out is a file; give a folder")
+    if args.dry_run:
+        settings = ", ".join(f"{name} = {value}" for name, value in campaign.settings)
+        print(f"{campaign.study}: campaign {campaign.campaign}, {settings}")
+        print(f"results would go to {out}; nothing was run or written")
+        return 0
+    if campaign.campaign in ("flow_limit", "modes"):
+        _need("diffrax")
+    devices.prepare(campaign.precision, cpu_devices=1)
+    listen = None if args.quiet else lambda found: print(found, end="\n\n", flush=True)
+    found = campaigns.run(campaign, out, listen)
+    written = import_module("dlnjax.analysis.campaigns").write(out)
+    if not args.quiet:
+        print(written.text)
+    return int(any(finding.violations for finding in found))
 
 
 def status(args: argparse.Namespace) -> int:
@@ -77,7 +110,7 @@ def report(args: argparse.Namespace) -> int:
     """A page about the results."""
     from dlnjax.analysis import report as pages
 
-    print(pages.write(args.out, format=args.format))
+    print(pages.write(args.out, format=args.format, interactive=args.interactive))
     return 0
 
 
@@ -120,17 +153,36 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def _compute(sweep: Sweep, out: Path, args: argparse.Namespace) -> Any:
-    """Run the cells that ``out`` lacks, in this process or in workers; ``drive.Outcome``."""
-    from dlnjax.sweep import devices, drive, engines
+    """Run the cells that ``out`` lacks, with the engine that the options name; ``drive.Outcome``."""
+    from dlnjax.sweep import devices, drive, engines, launch
 
     with ExitStack() as stack:
         listen = stack.enter_context(_listeners(args))
-        executor = None
-        if args.workers:
-            executor = stack.enter_context(engines.Workers(args.workers))
-        else:  # workers prepare themselves
+        executor = stack.enter_context(engines.choose(args.workers or 0, args.dask, args.timeout))
+        if executor is None:  # workers prepare themselves
             devices.prepare(sweep.precision)
+        if args.hosts:
+            launch.hosts(*args.hosts)
         return drive.run(sweep, out, executor=executor, extend=args.extend, listen=listen)
+
+
+def _submit(out: Path, args: argparse.Namespace) -> int:
+    """Hand this very command to Slurm, some times over; the jobs share the folder as any runners do."""
+    from dlnjax.sweep import launch
+
+    command = [sys.executable, "-m", "dlnjax", "run", str(Path(args.config).absolute())]
+    command += ["--out", str(out.absolute()), "--quiet", *(["--extend"] if args.extend else [])]
+    command += ["--set", *args.set] if args.set else []
+    command += ["--workers", str(args.workers)] if args.workers else []
+    command += ["--timeout", str(args.timeout)] if args.timeout else []
+    options = dict(args.slurm_option)
+    jobs = launch.slurm(command, args.slurm, out / "slurm", **options)
+    names = ", ".join(job.job_id for job in jobs)
+    print(f"submitted {len(jobs)} runners ({names}); logs in {out / 'slurm'}; see: dlnjax status {out}")
+    if options.get("cluster") == "local":  # children of this process: they would end with it
+        for job in jobs:
+            job.result()
+    return 0
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +16,14 @@ _RUN = """examples:
   dlnjax run configs/smoke.toml
   dlnjax run configs/depth_rate.toml --out results/wide --set width=[8] --set record.records=512
   dlnjax run configs/depth_rate.toml --set grid.0.depth=[2,4] --dry-run
+  dlnjax run configs/depth_rate.toml --slurm 16 --slurm-option slurm_partition=long
 
 --set takes a key of the config: a bare grid key (depth, width, seed, ...) sets it in every grid, a dotted
 key (record.records, grid.0.depth) in one place. Quote brackets where the shell needs it."""
+
+
+#: What ``--dask`` without an address stands for: a cluster on this machine.
+LOCAL = "local"
 
 
 class Parser(argparse.ArgumentParser):
@@ -105,6 +111,34 @@ def _run(parser: Parser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would run; run and write nothing")
     parser.add_argument("--workers", type=_count, metavar="N", help="spawn N processes (default: this one)")
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="with --workers: end one that takes longer a shard",
+    )
+    parser.add_argument(
+        "--dask",
+        nargs="?",
+        const=LOCAL,
+        metavar="ADDRESS",
+        help="run on a Dask cluster (default: one on this machine)",
+    )
+    parser.add_argument("--slurm", type=_count, metavar="JOBS", help="submit JOBS runners and return")
+    parser.add_argument(
+        "--slurm-option",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="KEY=VALUE",
+        help="a parameter of submitit, as slurm_partition=gpu",
+    )
+    parser.add_argument(
+        "--hosts",
+        nargs=3,
+        metavar=("HOST:PORT", "PROCESSES", "INDEX"),
+        help="join a jax.distributed group: process 0's address, how many, which",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress, no table; mistakes only")
     parser.add_argument("--json-events", metavar="FILE", help="append a JSON object an event to FILE")
     parser.add_argument("--extend", action="store_true", help="let the config add cells to an older folder")
@@ -117,6 +151,7 @@ def _folder(parser: Parser) -> None:
 def _report(parser: Parser) -> None:
     _folder(parser)
     parser.add_argument("--format", default="html", choices=("html", "md"), metavar="F", help="html | md")
+    parser.add_argument("--interactive", action="store_true", help="add curves to zoom into (extra plotly)")
 
 
 def _export(parser: Parser) -> None:
@@ -134,8 +169,30 @@ def _settle(args: argparse.Namespace, parser: Parser) -> None:
     if args.config is None and len(strays) == 1:
         args.config = strays[0]
         args.set.remove(strays[0])
+    if args.config is None and args.dask and args.dask.endswith(".toml"):  # so does --dask with its address
+        args.config, args.dask = args.dask, LOCAL
     if args.config is None:
         parser.error("run: no CONFIG given; name one, or make one with: dlnjax new FILE")
+    _engines(args, parser)
+
+
+def _engines(args: argparse.Namespace, parser: Parser) -> None:
+    """One engine a run; options that belong to one need it."""
+    # a Slurm job may have workers of its own
+    told = [name for name in ("dask", "slurm", "hosts", "workers") if getattr(args, name)]
+    if len(told) > 1 and told != ["slurm", "workers"]:
+        parser.error(f"run: {' and '.join('--' + name for name in told)} exclude each other; give one")
+    if args.timeout and not args.workers:
+        parser.error("run: --timeout ends workers that hang; give --workers N too")
+    if args.slurm_option and not args.slurm:
+        parser.error("run: --slurm-option is for Slurm; give --slurm JOBS too")
+    if args.hosts:
+        address, *numbers = args.hosts
+        if ":" not in address or not all(n.isascii() and n.isdigit() for n in numbers):
+            parser.error(
+                f"run: --hosts {' '.join(args.hosts)}: give HOST:PORT, how many processes, and which"
+            )
+        args.hosts = (address, *(int(n[:9]) for n in numbers))
 
 
 def _unknown(parser: Parser, command: str, rest: list[str]) -> NoReturn:
@@ -161,6 +218,23 @@ def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 10_000:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 10000")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return number
+
+
+def _pair(text: str) -> tuple[str, str | int]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, int(value) if value.isascii() and value.isdigit() else value
 
 
 class _Version(argparse.Action):

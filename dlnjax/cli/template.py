@@ -40,6 +40,7 @@ records = 256                           # points of an error curve, at least 128
 tolerance = 1e-8                        # a cell has converged at this relative error (default 1e-8)
 depth_of_fit = 1e-13                    # it runs until theory expects this relative error (default 1e-13)
 max_steps = 100000                      # and never longer than this (default 100000)
+keep_params = false                     # keep the trained weights, for sweep.params (default false)
 
 [base]                                  # grid keys that all grids share
 width = [{width}]                             # hidden width, the same in all layers{width_note}

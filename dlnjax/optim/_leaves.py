@@ -78,7 +78,9 @@ def from_matrix(matrix: jax.Array, shape: tuple[int, ...], axes: Any = None) -> 
         return matrix
     rows, columns = _resolve(axes, len(shape))
     order = tuple(a for a in range(len(shape)) if a not in rows + columns) + rows + columns
-    return jnp.transpose(jnp.reshape(matrix, tuple(shape[a] for a in order)), tuple(int(a) for a in np.argsort(order)))
+    return jnp.transpose(
+        jnp.reshape(matrix, tuple(shape[a] for a in order)), tuple(int(a) for a in np.argsort(order))
+    )
 
 
 def specs(axes: Axes, tree: Any) -> Any:
@@ -93,7 +95,9 @@ def specs(axes: Axes, tree: Any) -> Any:
             lambda spec, part: [spec] * jax.tree.structure(part).num_leaves, axes, tree, is_leaf=_is_spec
         )
     except (TypeError, ValueError) as error:
-        structures = f"{jax.tree.structure(axes, is_leaf=_is_spec)} but the leaves have {jax.tree.structure(tree)}"
+        structures = (
+            f"{jax.tree.structure(axes, is_leaf=_is_spec)} but the leaves have {jax.tree.structure(tree)}"
+        )
         raise ValueError(f"axes has structure {structures}; give one optim.MatrixAxes a leaf") from error
     return jax.tree.leaves(parts, is_leaf=lambda x: x is None or isinstance(x, MatrixAxes))
 
@@ -133,7 +137,9 @@ def check_leaf(link: str, name: str, point: Any, *vectors: Any) -> None:
     """Refuse a leaf that cannot be a point, or an update of another shape or dtype."""
     if not hasattr(point, "dtype") or not jnp.issubdtype(point.dtype, jnp.floating):
         kind = getattr(point, "dtype", type(point).__name__)
-        raise TypeError(f"{link}: leaf {name} is {kind}; a real floating array is needed, or mask this leaf out")
+        raise TypeError(
+            f"{link}: leaf {name} is {kind}; a real floating array is needed, or mask this leaf out"
+        )
     if point.ndim < 2:
         raise ValueError(f"{link}: leaf {name} has shape {point.shape}, no matrix; mask this leaf out")
     for vector in vectors:
@@ -143,7 +149,9 @@ def check_leaf(link: str, name: str, point: Any, *vectors: Any) -> None:
                 f"the parameter {point.shape}; they must be equal"
             )
         if vector.dtype != point.dtype:
-            raise TypeError(f"{link}: leaf {name}: the update is {vector.dtype}, the parameter {point.dtype}; cast one")
+            raise TypeError(
+                f"{link}: leaf {name}: the update is {vector.dtype}, the parameter {point.dtype}; cast one"
+            )
 
 
 def check_points(link: str, params: Any, axes: Axes = None) -> None:

@@ -27,7 +27,9 @@ class ArmijoState(NamedTuple):
 
 
 def _norm_squared(tree: Any, like: jax.Array) -> jax.Array:
-    return sum((jnp.sum(jnp.square(x)).astype(like.dtype) for x in jax.tree.leaves(tree)), jnp.zeros_like(like))
+    return sum(
+        (jnp.sum(jnp.square(x)).astype(like.dtype) for x in jax.tree.leaves(tree)), jnp.zeros_like(like)
+    )
 
 
 def _moved(params: Any, displacement: Any) -> Any:
@@ -96,7 +98,9 @@ def armijo_search(
             return t, fails(t), k + 1
 
         t = state.step_size * grow
-        t, failed, trials = lax.while_loop(lambda c: c[1] & (c[2] < max_trials), body, (t, fails(t), jnp.int32(1)))
+        t, failed, trials = lax.while_loop(
+            lambda c: c[1] & (c[2] < max_trials), body, (t, fails(t), jnp.int32(1))
+        )
         t = jnp.where(failed, 0, t)
         kept = jnp.where(failed, state.step_size * shrink, t)
         return displacement(t), ArmijoState(kept, trials)

@@ -96,7 +96,13 @@ def nesterov(
 ) -> optax.GradientTransformation:
     """:func:`heavy_ball` with the step ``P(g_i) + beta m_i`` [paper: Nesterov 1983, Sutskever et al. 2013's form]."""
     return heavy_ball(
-        step_size, decay, nesterov=True, scales=scales, retraction=retraction, constrained=constrained, axes=axes
+        step_size,
+        decay,
+        nesterov=True,
+        scales=scales,
+        retraction=retraction,
+        constrained=constrained,
+        axes=axes,
     )
 
 
@@ -155,7 +161,10 @@ def armijo(
       step_size: the first trial of the first search. Other constants: see :func:`armijo_search`.
     """
     finish = on(constrained, retract(retraction, axes=axes))
-    links = on(constrained, project_to_tangent(axes=axes)), armijo_search(finish, step_size=step_size, **search)
+    links = (
+        on(constrained, project_to_tangent(axes=axes)),
+        armijo_search(finish, step_size=step_size, **search),
+    )
     return optax.with_extra_args_support(chain(*links))
 
 

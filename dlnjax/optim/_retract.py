@@ -16,7 +16,9 @@ class Last(optax.GradientTransformationExtraArgs):
     """A transformation whose output is a finished displacement: :func:`dlnjax.optim.chain` keeps it last."""
 
 
-def retract(retraction: Retraction = stiefel.retract_polar, *, axes: Axes = None) -> optax.GradientTransformation:
+def retract(
+    retraction: Retraction = stiefel.retract_polar, *, axes: Axes = None
+) -> optax.GradientTransformation:
     """Turn the step ``xi`` (already negative, as optax's sign has it) into ``Retr_W(xi) - W``.
 
     ``optax.apply_updates`` then lands on the manifold to rounding. Must be the last link: anything after it

@@ -74,7 +74,9 @@ def _check_step(step_size: Any) -> None:
     if isinstance(step_size, bool) or not isinstance(step_size, (int, float)):
         raise TypeError(f"step_size is {step_size!r}; give a positive number, a scalar array or a schedule")
     if not 0 <= step_size < float("inf"):
-        raise ValueError(f"step_size is {step_size!r}; it must be finite and not negative (the sign is optax's)")
+        raise ValueError(
+            f"step_size is {step_size!r}; it must be finite and not negative (the sign is optax's)"
+        )
 
 
 def _wins(step_size: Any, updates: Any) -> bool:
@@ -84,9 +86,7 @@ def _wins(step_size: Any, updates: Any) -> bool:
     """
     if not isinstance(step_size, jax.Array):
         return False
-    return isinstance(step_size, Tracer) or not any(
-        isinstance(u, Tracer) for u in jax.tree.leaves(updates)
-    )
+    return isinstance(step_size, Tracer) or not any(isinstance(u, Tracer) for u in jax.tree.leaves(updates))
 
 
 def _fitted(scales: Any, params: Any) -> Any:

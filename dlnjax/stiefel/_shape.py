@@ -27,7 +27,9 @@ def check_matrix(name: str, matrix: jax.Array) -> None:
     if not jnp.issubdtype(matrix.dtype, jnp.floating):
         raise TypeError(f"{name} has dtype {matrix.dtype}; orthonormal matrices need a real floating dtype")
     if len(matrix.shape) < 2:
-        raise ValueError(f"{name} has shape {matrix.shape}; a matrix (..., n, p) with two or more axes is needed")
+        raise ValueError(
+            f"{name} has shape {matrix.shape}; a matrix (..., n, p) with two or more axes is needed"
+        )
     if 0 in matrix.shape[-2:]:
         raise ValueError(f"{name} has shape {matrix.shape}; a point needs at least one row and one column")
 
@@ -37,9 +39,13 @@ def check_pair(point: jax.Array, vector: jax.Array, name: str = "tangent") -> No
     check_matrix("point", point)
     check_matrix(name, vector)
     if point.shape != vector.shape:
-        raise ValueError(f"point has shape {point.shape} but {name} has shape {vector.shape}; they must be equal")
+        raise ValueError(
+            f"point has shape {point.shape} but {name} has shape {vector.shape}; they must be equal"
+        )
     if point.dtype != vector.dtype:
-        raise TypeError(f"point has dtype {point.dtype} but {name} has dtype {vector.dtype}; cast one of them")
+        raise TypeError(
+            f"point has dtype {point.dtype} but {name} has dtype {vector.dtype}; cast one of them"
+        )
 
 
 def is_wide(matrix: jax.Array) -> bool:
@@ -52,7 +58,9 @@ def is_tall(matrix: jax.Array) -> bool:
     return matrix.shape[-1] < matrix.shape[-2]
 
 
-def _lifted(function: Callable[..., jax.Array], other_side: Callable[[jax.Array], bool]) -> Callable[..., jax.Array]:
+def _lifted(
+    function: Callable[..., jax.Array], other_side: Callable[[jax.Array], bool]
+) -> Callable[..., jax.Array]:
     static = ("metric",) if "metric" in signature(function).parameters else ()
     jitted = jax.jit(function, static_argnames=static)
 
@@ -91,7 +99,9 @@ def once(condition: jax.Array, function: Callable[[Any], Any], state: Any) -> An
 
     Unlike ``cond`` it stays a branch under vmap, so that the rare case costs nothing while it does not occur.
     """
-    return lax.while_loop(lambda c: c[0], lambda c: (jnp.zeros_like(c[0]), function(c[1])), (condition, state))[1]
+    return lax.while_loop(
+        lambda c: c[0], lambda c: (jnp.zeros_like(c[0]), function(c[1])), (condition, state)
+    )[1]
 
 
 def batch_as_axis(function: Callable[..., Any]) -> Callable[..., Any]:

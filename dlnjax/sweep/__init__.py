@@ -7,18 +7,20 @@ table. Importing this pulls in neither JAX nor pyarrow.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from dlnjax.sweep.spec import Cell, SpecError, Sweep, grid, load
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from concurrent.futures import Executor
 
+    import numpy as np
     import pyarrow as pa
 
     from dlnjax.sweep.drive import Outcome
 
-__all__ = ["Cell", "SpecError", "Sweep", "grid", "load", "read", "run"]
+__all__ = ["Cell", "SpecError", "Sweep", "grid", "load", "params", "read", "run"]
 
 
 def run(
@@ -62,3 +64,10 @@ def read(out: Path | str) -> pa.Table:
     from dlnjax.sweep import store
 
     return store.read(out)
+
+
+def params(out: Path | str, cell: Cell | Mapping[str, Any] | str) -> tuple[np.ndarray, ...]:
+    """A cell's trained weights, kept with ``keep_params = true``; see ``sweep.weights.params``."""
+    from dlnjax.sweep import weights
+
+    return weights.params(out, cell)

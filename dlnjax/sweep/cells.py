@@ -68,12 +68,16 @@ class Start:
 
 @dataclass(frozen=True)
 class Record:
-    """How often a cell is looked at and when it ends; meanings as in the configuration reference."""
+    """How often a cell is looked at, when it ends, and whether its trained weights are kept.
+
+    Meanings as in the configuration reference. ``keep_params`` changes no number, hence no cell's name.
+    """
 
     records: int
     tolerance: float
     depth_of_fit: float
     max_steps: int
+    keep_params: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,8 +159,9 @@ class Sweep:
     @cached_property
     def shared(self) -> str:
         """What all cells share and what changes their numbers, as canonical JSON (no path in it)."""
-        problem = asdict(replace(self.problem, path=None))
-        return _canonical({"problem": problem, "start": asdict(self.start), "record": asdict(self.record)})
+        problem, record = asdict(replace(self.problem, path=None)), asdict(self.record)
+        del record["keep_params"]
+        return _canonical({"problem": problem, "start": asdict(self.start), "record": record})
 
     @cached_property
     def _content(self) -> str:
@@ -175,7 +180,7 @@ class Sweep:
         return cell.key()
 
     def hash(self) -> str:
-        """sha256 (hex) of all that changes results: the shared sections and the cells, in order.
+        """sha256 (hex) of all that changes results: the shared sections, the cells in order, and ``keep_params``.
 
         The wording of ``question`` and the way the grids are written down are not part of it.
         """
@@ -183,7 +188,8 @@ class Sweep:
 
     @cached_property
     def _hash(self) -> str:
-        return _digest({"shared": self.shared, "cells": [cell.coordinates() for cell in self._cells]})
+        content = {"shared": self.shared, "cells": [cell.coordinates() for cell in self._cells]}
+        return _digest({**content, "keep_params": True} if self.record.keep_params else content)
 
     def to_toml(self) -> str:
         """The same sweep as TOML text; ``spec.load`` of it gives an equal sweep."""
@@ -243,8 +249,9 @@ def _coordinates(cells: set[Cell], known: set[Cell]) -> str:
 
 
 def _given(section) -> dict:
-    """Fields of a section that say something: None and empty tuples are left out."""
-    return {name: value for name, value in asdict(section).items() if value is not None and value != ()}
+    """Fields of a section that say something: None, empty tuples and false are left out."""
+    given = asdict(section).items()
+    return {name: value for name, value in given if not (value is None or value is False or value == ())}
 
 
 def _show(value) -> str:

@@ -78,6 +78,22 @@ class Reader:
         made = (Problem(**problem), Start(**start), Record(**record), tuple(Grid(**grid) for grid in grids))
         return Sweep(**head, problem=made[0], start=made[1], record=made[2], grids=made[3])
 
+    def campaign(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """Read the config of a campaign, flat as it is: every key's value. Raises :class:`SpecError`."""
+        kind = raw.get("campaign")
+        own = keys.CAMPAIGNS.get(kind, {}) if type(kind) is str else {}
+        known = {**keys.CAMPAIGN_TOP, **own}
+        every = {*keys.CAMPAIGN_TOP, *(name for table in keys.CAMPAIGNS.values() for name in table)}
+        for name in raw:
+            if name not in known and (own or name not in every):  # without a campaign names alone are checked
+                near = keys.nearest(name, known)
+                hint = f"did you mean {near}?" if near else f"known here: {', '.join(known)}"
+                self._meant.update({near} if near else ())
+                self.complain(show_key(name), f"is not a key of this campaign; {hint}")
+        values = self._table("", {name: raw[name] for name in raw if name in known}, known)
+        self._finish(raw)
+        return values
+
     def _finish(self, raw: Mapping[str, Any]) -> None:
         """Add the missing keys, a misspelt or misplaced one excepted; raise if there is any line."""
         for where, text in self._wanting:

@@ -25,6 +25,7 @@ from typing import Any
 import pyarrow as pa
 
 from dlnjax.sweep import claims, failures, manifest, progress, store
+from dlnjax.sweep import facts as results
 from dlnjax.sweep.checkpoint import Room
 from dlnjax.sweep.engines import WorkerDied
 
@@ -131,6 +132,8 @@ def run(
         turn = _Turn(sweep, Path(out), work, runner, listen, outcome, executor, room if executor else 1)
         try:
             turn.all(shards, share)
+            if outcome.ran:
+                results.annotate(out)
         finally:
             outcome.done = outcome.shards - len(set(partition) - store.done(out))
             outcome.seconds = time.monotonic() - begin

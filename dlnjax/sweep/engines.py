@@ -221,4 +221,6 @@ def dask(address: str | None = None, **cluster: Any) -> tuple[Executor, Callable
     def close() -> None:
         client.close()
 
-    return client.get_executor(pure=False), close
+    executor: Any = client.get_executor(pure=False)
+    executor.slots = max(1, sum(client.nthreads().values()))  # shards in flight, as many as can run
+    return executor, close

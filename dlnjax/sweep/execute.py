@@ -1,8 +1,8 @@
 """A shard on the devices: its cells as one batch of one compiled program, and the rows that are stored.
 
-Cells are the batch of a ``vmap``, split over the local devices by ``shard_map``; depth and the record
-intervals are traced and common to the shard. So a program compiles once for a width, dtype and engine, and
-serves every depth, step size, seed and length.
+Cells are the batch of a ``vmap``, split over the local devices by ``shard_map``; depth and the steps between
+records are traced and common to the shard. So a program compiles once for a width, dtype and engine, and
+serves every depth, step size, seed and length, and every piece of a run (:mod:`dlnjax.sweep.chunks`).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dlnjax import layerwise, optim, reduced, stiefel, train
-from dlnjax._types import Trace
-from dlnjax.sweep import instance, rows, settings, store
+from dlnjax.sweep import chunks, instance, rows, settings, store, weights
 from dlnjax.sweep.cells import Sweep
+from dlnjax.sweep.checkpoint import Room
 from dlnjax.sweep.instance import Instances, TwoLayer
 from dlnjax.sweep.plan import Program, Shard
 from dlnjax.sweep.settings import Settings
@@ -42,9 +42,11 @@ class Steps(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """A program ready to run, and the seconds it took to compile."""
+    """A program ready to run, where its state lives and what it looks like, and the seconds it took to compile."""
 
     call: Any
+    sharding: NamedSharding
+    blank: chunks.State
     seconds: float
 
 
@@ -56,29 +58,38 @@ def compilations() -> int:
     return len(_programs)
 
 
-def shard(sweep: Sweep, shard: Shard, room: object = None) -> pa.Table:
+def shard(sweep: Sweep, shard: Shard, room: Room | None = None) -> pa.Table:
     """Trains the cells of a shard and returns their rows, one a cell.
 
     Args:
       sweep: what the cells belong to.
       shard: from ``plan.shards``.
-      room: a place for checkpoints; short shards leave it empty.
+      room: a place for checkpoints; a shard that is over before one is due leaves it empty.
     """
     began = time.perf_counter()
     instances = instance.prepare(sweep, shard.cells, shard.batch)
     chosen = settings.resolve(sweep, shard.cells, instances)
     compiled, fresh, arguments = _program(sweep, shard, instances, chosen)
-    ended, trace = jax.block_until_ready(compiled.call(*arguments))
+    ended = chunks.run(
+        partial(compiled.call, *arguments),
+        lambda state: jax.device_put(state, compiled.sharding, may_alias=False),
+        compiled.blank,
+        records=sweep.record.records,
+        interval=chosen.interval,
+        room=room,
+    )
     seconds = (time.perf_counter() - began) / len(shard.cells)
-    found = rows.rows(sweep, shard.cells, instances, chosen, ended, jax.tree.map(np.asarray, trace), seconds)
+    found = rows.rows(sweep, shard.cells, instances, chosen, ended.result, ended.trace, seconds)
     table = store.table(found, sweep.record.records)
+    if sweep.record.keep_params:
+        table = weights.append(table, _LEAVES[shard.program.engine](ended, shard.cells[0].depth))
     facts = {
         "device": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
         "compile_seconds": f"{compiled.seconds if fresh else 0:.3f}",
         "batch": str(shard.batch),
         "rank": str(instances.rank),
     }
-    return table.replace_schema_metadata(facts)
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), **facts})
 
 
 def _program(
@@ -92,16 +103,16 @@ def _program(
         return jnp.asarray(np.pad(values, (0, padding), mode="edge"), dtype)
 
     steps = Steps(column(chosen.step_size), jax.tree.map(column, chosen.scales))
-    intervals = jnp.full(sweep.record.records, chosen.interval, jnp.int32)
     depth = jnp.asarray(shard.cells[0].depth, jnp.int32)
-    arguments = (instances.problem, instances.start, instances.keys, steps, depth, intervals)
+    arguments = (instances.problem, instances.start, instances.keys, steps, depth)
     devices = _devices(shard.batch)
     shapes = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(arguments))
-    key = (shard.program, shard.max_depth, sweep.record.tolerance, instances.shared, len(devices), shapes)
+    record = (sweep.record.records, sweep.record.tolerance)
+    key = (shard.program, shard.max_depth, *record, instances.shared, len(devices), shapes)
     fresh = key not in _programs
     if fresh:
-        cell = partial(_ENGINES[shard.program.engine], shard.program, shard.max_depth, sweep.record.tolerance)
-        _programs[key] = _compile(cell, instances.shared, devices, arguments)
+        engine = partial(_ENGINES[shard.program.engine], shard.program, shard.max_depth)
+        _programs[key] = _compile(engine, record, instances.shared, devices, arguments)
     return _programs[key], fresh, arguments
 
 
@@ -111,39 +122,50 @@ def _devices(batch: int) -> list:
     return devices[: max(n for n in range(1, len(devices) + 1) if batch % n == 0)]
 
 
-def _compile(cell, shared: bool, devices: list, arguments: tuple) -> Compiled:
-    """``cell`` over a batch: vmap within a device, shard_map over devices."""
+def _compile(engine, record: tuple[int, float], shared: bool, devices: list, arguments: tuple) -> Compiled:
+    """``chunks.program`` over a batch: vmap within a device, shard_map over devices."""
     began = time.perf_counter()
     mesh = Mesh(np.array(devices), ("cells",), axis_types=(AxisType.Auto,))
     split, whole = PartitionSpec("cells"), PartitionSpec()
-    batched = jax.vmap(cell, in_axes=(None if shared else 0, 0, 0, 0, None, None))
-    specs = (whole if shared else split, split, split, split, whole, whole)
+
+    def cell(problem, start, key, steps, depth, state, first, last, interval):
+        build = partial(engine, problem, start, key, steps, depth)
+        return chunks.program(build, *record, state, first, last, interval)
+
+    def blank(*arguments):
+        return chunks.begin(partial(engine, *arguments), record[0])
+
+    axes = (None if shared else 0, 0, 0, 0, None)
+    specs = (whole if shared else split, split, split, split, whole)
+    shapes = jax.eval_shape(jax.vmap(blank, in_axes=axes), *arguments)
+    batched = jax.vmap(cell, in_axes=(*axes, 0, None, None, None))
     # check_vma is off: loop carries that start as constants would need a cast each
-    mapped = jax.shard_map(batched, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
-    call = jax.jit(mapped).lower(*arguments).compile()
-    return Compiled(call, time.perf_counter() - began)
+    mapped = jax.shard_map(
+        batched, mesh=mesh, in_specs=(*specs, split, whole, whole, whole), out_specs=split, check_vma=False
+    )
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    call = (
+        jax.jit(mapped, donate_argnums=len(axes)).lower(*arguments, shapes, number, number, number).compile()
+    )
+    return Compiled(call, NamedSharding(mesh, split), shapes, time.perf_counter() - began)
 
 
 def _layers(
-    program: Program,
-    max_depth: int,
-    tolerance: float,
-    problem,
-    start: TwoLayer,
-    key,
-    steps: Steps,
-    depth,
-    intervals,
-) -> tuple[TwoLayer, Trace]:
+    program: Program, max_depth: int, problem, start: TwoLayer, key, steps: Steps, depth
+) -> train.Engine:
     """One cell, layer by layer: by the optax transformation itself, or the one pass held equal to it."""
     network = reduced.Reduced(start.first, start.frame, depth)
     params = reduced.expand(key, network, max_layers=max(max_depth, 3))
-    options: dict[str, Any] = {"record_intervals": intervals, "depth": depth, "tolerance": tolerance}
     if (program.optimizer, program.retraction) == ("rgd", "polar"):
-        params, trace = layerwise.train(params, problem, step_size=steps.size, scales=steps.scales, **options)
+        engine = layerwise.prepare(params, problem, step_size=steps.size, scales=steps.scales, depth=depth)
     else:
-        params, trace = train.train(params, problem, _optimizer(program, steps), **options)
-    return TwoLayer(params[0], reduced.frame(params, depth)), trace
+        engine = train.prepare(params, problem, _optimizer(program, steps), depth=depth)
+
+    def finish(carry) -> TwoLayer:
+        params = engine.finish(carry)
+        return TwoLayer(params[0], reduced.frame(params, depth))
+
+    return engine._replace(finish=finish)
 
 
 def _optimizer(program: Program, steps: Steps):
@@ -153,27 +175,30 @@ def _optimizer(program: Program, steps: Steps):
 
 
 def _reduced(
-    program: Program,
-    max_depth: int,
-    tolerance: float,
-    problem,
-    start: TwoLayer,
-    key,
-    steps: Steps,
-    depth,
-    intervals,
-) -> tuple[TwoLayer, Trace]:
+    program: Program, max_depth: int, problem, start: TwoLayer, key, steps: Steps, depth
+) -> train.Engine:
     """One cell by the exact reduction; the middle layers, and so ``key``, do not matter."""
     network = reduced.Reduced(start.first, start.frame, depth)
-    ended, trace = reduced.train(
-        network,
-        problem,
-        step_size=steps.size,
-        scales=steps.scales,
-        record_intervals=intervals,
-        tolerance=tolerance,
-    )
-    return TwoLayer(ended.first, ended.frame), trace
+    engine = reduced.prepare(network, problem, step_size=steps.size, scales=steps.scales)
+
+    def finish(carry) -> TwoLayer:
+        ended = engine.finish(carry)
+        return TwoLayer(ended.first, ended.frame)
+
+    return engine._replace(finish=finish)
+
+
+def _trained_layers(ended: chunks.Ended, depth: int) -> list[np.ndarray]:
+    """``(W_1, run, W_N)`` with the layers that train, ``(W_1, W_2)`` without a middle one; B cells in front."""
+    carry = ended.carry
+    first, run, last = carry[0] if isinstance(carry[0], tuple) else carry  # beside an optimizer's state
+    return [first, run[:, : depth - 2], last] if depth > 2 else [first, last]
+
+
+def _trained_frame(ended: chunks.Ended, depth: int) -> list[np.ndarray]:
+    """``(W_1, U)``, B cells in front."""
+    return [np.asarray(leaf) for leaf in ended.result]
 
 
 _ENGINES = {"layers": _layers, "reduced": _reduced}
+_LEAVES = {"layers": _trained_layers, "reduced": _trained_frame}

@@ -83,6 +83,18 @@ class Real:
 
 
 @dataclass(frozen=True)
+class Flag:
+    """true or false; numbers and words are refused."""
+
+    expected: str = "true or false"
+
+    def __call__(self, value: Any) -> bool:
+        if type(value) is not bool:
+            raise Complaint(f"{show(value)} is not a truth value; give {self.expected}")
+        return value
+
+
+@dataclass(frozen=True)
 class Word:
     """One of a few strings; a near miss is named."""
 
@@ -175,6 +187,7 @@ RECORD: Mapping[str, Key] = {
     "tolerance": Key(Real(below=1), 1e-8),
     "depth_of_fit": Key(Real(below=1), 1e-13),
     "max_steps": Key(Whole(1, 10**9), 100_000),
+    "keep_params": Key(Flag(), False),
 }
 #: Grid keys take a list or a scalar; checks and defaults are for one entry.
 GRID: Mapping[str, Key] = {
@@ -190,6 +203,53 @@ GRID: Mapping[str, Key] = {
     "seed": Key(Whole(0, 2**32 - 1)),
 }
 SECTIONS = ("problem", "start", "record", "base")
+
+_SEED = Key(Whole(0, 2**31 - 1), 0)
+#: The further keys of a campaign's config, all at its top, by campaign.
+CAMPAIGNS: Mapping[str, Mapping[str, Key]] = {
+    "guarantee": {
+        "seed": _SEED,
+        "instances": Key(Whole(1, 100_000), 200),
+        "steps": Key(Whole(1, 10_000), 25),
+        "rate_instances": Key(Whole(1, 100_000), 280),
+        "tanh_instances": Key(Whole(1, 10_000), 40),
+        "tolerance": Key(Real(below=1), 1e-6),
+    },
+    "gd_convergence": {
+        "seed": _SEED,
+        "instances": Key(Whole(1, 100_000), 200),
+        "steps": Key(Whole(1, 100_000), 300),
+        "starts": Key(Whole(1, 1_000_000), 1000),
+        "deep_starts": Key(Whole(1, 1_000_000), 200),
+        "descent_steps": Key(Whole(100, 10_000_000), 20_000),
+    },
+    "flow_limit": {
+        "seed": _SEED,
+        "instances": Key(Whole(1, 100_000), 200),
+        "tolerance": Key(Real(below=1), 4e-8),
+    },
+    "modes": {
+        "seed": _SEED,
+        "instances": Key(Whole(1, 100_000), 200),
+        "step": Key(Real(below=0.1), 1e-3),
+        "tolerance": Key(Real(below=1), 1e-7),
+        "kernel_instances": Key(Whole(1, 10_000), 20),
+    },
+    "gauge": {
+        "seed": _SEED,
+        "instances": Key(Whole(1, 100_000), 200),
+        "restarts": Key(Whole(1, 10_000), 20),
+        "step_instances": Key(Whole(1, 10_000), 60),
+        "steps": Key(Whole(1, 10_000), 10),
+    },
+}
+#: Keys that every campaign's config has. Its tolerances are of double precision.
+CAMPAIGN_TOP: Mapping[str, Key] = {
+    "study": TOP["study"],
+    "question": TOP["question"],
+    "precision": Key(Word(("float64",)), "float64"),
+    "campaign": Key(Word(tuple(CAMPAIGNS))),
+}
 
 
 def home(name: str) -> str | None:

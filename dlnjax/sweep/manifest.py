@@ -59,6 +59,9 @@ def load(out: Path | str) -> dict[str, Any] | None:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file}: not a manifest of dlnjax ({type(error).__name__}: {error})") from None
+    if "campaign" in found:
+        what = "summary.csv and claims.csv hold its results; a sweep needs another folder"
+        raise ValueError(f"{file}: the folder holds the campaign {found['campaign']!r}: {what}")
     if newer:
         raise ValueError(
             f"{file}: version {found['manifest_version']}; this dlnjax reads up to {MANIFEST_VERSION}"
@@ -202,7 +205,7 @@ def _add(found: dict[str, Any], sweep: Any, shards: Sequence[Any]) -> None:
     found["partition"].update({name: [place[key] for key in keys] for name, keys in members.items()})
     found["config_hash"] = sweep.hash()
     found["num_cells"], found["num_shards"] = len(found["cells"]), len(found["partition"])
-    found["history"].append({"config_hash": sweep.hash(), "cells": len(found["cells"]), "date": _today()})
+    found["history"].append({"config_hash": sweep.hash(), "cells": len(found["cells"]), "date": today()})
 
 
 def _new(sweep: Any, shards: Planner, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,7 +216,7 @@ def _new(sweep: Any, shards: Planner, facts: Mapping[str, Any]) -> dict[str, Any
         "precision": getattr(sweep, "precision", ""),
         "versions": versions(),
         "machine": platform.machine(),
-        "git_commit": _commit(),
+        "git_commit": commit(),
         **facts,
         "num_cells": 0,
         "num_shards": 0,
@@ -256,7 +259,7 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the checkout this package runs from, with ``+`` when it has changes; None outside one."""
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
@@ -281,7 +284,7 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _today() -> str:
+def today() -> str:
     return time.strftime("%Y-%m-%d", time.gmtime())
 
 

@@ -36,6 +36,21 @@ def apply(raw: dict[str, Any], overrides: Iterable[str]) -> tuple[dict[str, str]
     return origins, lines
 
 
+def apply_flat(raw: dict[str, Any], overrides: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """As :func:`apply` for a configuration without sections: every key stands at its top."""
+    origins: dict[str, str] = {}
+    lines = []
+    for override in overrides:
+        label = f"--set {one_line(override, 100)}"
+        name, sign, text = (part.strip() for part in override.partition("="))
+        if not sign or not name or not text:
+            lines.append(f"{label}: is not key=value; write for example --set instances=20")
+        else:
+            raw[name] = _parse(text)
+            origins[name] = label
+    return origins, lines
+
+
 def _place(raw: dict[str, Any], override: str) -> list[str]:
     """Set one override; the paths it set."""
     name, sign, text = override.partition("=")

@@ -53,7 +53,12 @@ def load(path: str | os.PathLike, overrides: Iterable[str] = (), *, check_data: 
       SpecError: with one line for every mistake, each naming file, key, value and remedy.
     """
     source = one_line(os.fspath(path), 400)
-    return _read(source, _tables(path, source), overrides, os.path.dirname(os.path.abspath(path)), check_data)
+    raw = tables(path, source)
+    if "campaign" in raw:
+        raise SpecError(
+            [f"{source}: campaign: is a campaign's, not a sweep's; run it with: dlnjax run {source}"]
+        )
+    return _read(source, raw, overrides, os.path.dirname(os.path.abspath(path)), check_data)
 
 
 def grid(*, grids: Iterable[Mapping[str, Any]] = (), **values: Any) -> Sweep:
@@ -123,7 +128,7 @@ def _read(source: str, raw: dict, changes: Iterable[str], folder: str, check_dat
     return sweep
 
 
-def _tables(path: str | os.PathLike, source: str) -> dict[str, Any]:
+def tables(path: str | os.PathLike, source: str) -> dict[str, Any]:
     """The raw tables of a file, or a :class:`SpecError` with the one reason there are none."""
     try:
         with open(path, "rb") as file:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,17 @@ from dlnjax.sweep import durable, manifest
 SCHEMA_VERSION = 1
 #: Folder of the shards inside a sweep's folder.
 SHARDS = "shards"
+#: Columns of trained weights begin so; read through :mod:`dlnjax.sweep.weights` alone.
+PARAMS = "params_"
 
 _NAME = re.compile(r"[0-9a-f]{16}")
 _MAGIC = b"PAR1"
 # Key of the hash of a file's values in its metadata: page checksums alone do not cover every byte.
 _DIGEST = "values_sha256"
+# Key of the numbers of cells by status, written so that they can be found in the bytes of a file's end.
+_COUNTS = "status_counts"
+_COUNTED = re.compile(rb"status_counts.{1,4}?<((?:[a-z_]+=\d+;)*)>", re.DOTALL)
+_END = 1 << 16  # bytes of a file's end that hold its metadata, usually
 #: column -> (type, unit, may be null)
 _COLUMNS: dict[str, tuple[pa.DataType, str, bool]] = {
     "study": (pa.string(), "", False),
@@ -147,7 +154,8 @@ def write(out: Path | str, name: str, shard: pa.Table) -> bool:
     """
     final = path(out, name)
     final.parent.mkdir(parents=True, exist_ok=True)
-    whole = shard.replace_schema_metadata({**_said(shard), **_versions(), _DIGEST: _digest(shard)})
+    facts = {**_versions(), _COUNTS: _counts(shard), _DIGEST: _digest(shard)}
+    whole = shard.replace_schema_metadata({**_said(shard), **facts})
     return durable.publish(
         final, lambda p: pq.write_table(whole, p, compression="zstd", write_page_checksum=True)
     )
@@ -172,7 +180,7 @@ def read(out: Path | str, columns: Sequence[str] | None = None) -> pa.Table:
 
     Args:
       out: the sweep's folder.
-      columns: those to read, all if None.
+      columns: those to read, all but weights if None.
 
     Raises:
       FileNotFoundError: no results there.
@@ -182,7 +190,7 @@ def read(out: Path | str, columns: Sequence[str] | None = None) -> pa.Table:
     if not names:
         raise FileNotFoundError(f"{out}: no results; start them with: dlnjax run CONFIG --out {out}")
     wanted = None if columns is None else list(dict.fromkeys([*columns, "cell"]))
-    tables = [read_shard(out, name, wanted) for name in names]
+    tables = [_without_weights(read_shard(out, name, wanted)) for name in names]
     whole = _ordered(pa.concat_tables(tables, promote_options="default"), out)
     return whole if columns is None else whole.select(list(columns))
 
@@ -212,6 +220,30 @@ def facts(out: Path | str, name: str) -> dict[str, str]:
     """What a shard's file says about itself: versions, device, seconds; reads no rows."""
     raw = pq.read_schema(path(out, name)).metadata or {}
     return {key.decode(): value.decode() for key, value in raw.items() if not key.startswith(b"ARROW")}
+
+
+def counts(out: Path | str, name: str) -> dict[str, int] | None:
+    """Cells of a shard by status, from the last bytes of its file, parsing nothing: some 20 us a file.
+
+    None where they are not found so: a damaged file, or one of a version that did not write them.
+    """
+    with path(out, name).open("rb") as handle:
+        handle.seek(max(0, handle.seek(0, 2) - _END))
+        end = handle.read()
+    found = _COUNTED.search(end) if end[-4:] == _MAGIC else None
+    if found is None:
+        return None
+    pairs = (entry.split("=") for entry in found[1].decode().split(";") if entry)
+    return {status: int(number) for status, number in pairs}
+
+
+def _counts(shard: pa.Table) -> str:
+    found = Counter(shard["status"].to_pylist())
+    return "<" + "".join(f"{status}={number};" for status, number in sorted(found.items())) + ">"
+
+
+def _without_weights(shard: pa.Table) -> pa.Table:
+    return shard.select([name for name in shard.column_names if not name.startswith(PARAMS)])
 
 
 def _field(name: str, kind: pa.DataType, unit: str, null: bool) -> pa.Field:

@@ -115,7 +115,7 @@ def verify(out: Path | str) -> Verdict:
 
 
 def status(out: Path | str) -> Status:
-    """How far the sweep is; reads one column of each shard.
+    """How far the sweep is; reads the end of each shard's file, or its statuses where the end has no counts.
 
     Raises:
       FileNotFoundError: no sweep there.
@@ -124,7 +124,7 @@ def status(out: Path | str) -> Status:
     done = store.done(out) & found["partition"].keys()
     counts: Counter[str] = Counter()
     for name in done:
-        counts.update(_statuses(store.path(out, name)))
+        counts.update(store.counts(out, name) or _statuses(store.path(out, name)))
     watch = claims.Runner(out)
     runners = [runner for runner in claims.runners(out) if watch.alive(runner)]
     return Status(

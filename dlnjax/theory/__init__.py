@@ -19,6 +19,7 @@ __all__ = [
     "hessian",
     "modes",
     "momentum",
+    "orthogonal",
     "rates",
     "scaling",
     "spectrum",

@@ -1,7 +1,8 @@
-"""The figures of a study: error curves with predicted slopes, rate against depth, the stability edge.
+"""The figures of a study: error curves with predicted slopes, rate against depth, the stability edge; and a gallery.
 
 Each function takes rows of ``tables.measure`` (or the store's table, which it measures) and returns a
 matplotlib ``Figure``, or None where the rows have nothing for it. ``save`` writes PNG and SVG.
+The gallery's plots take arrays (``phase_diagram``: rows) and belong to no study.
 Panels follow the coordinates that vary: step rules, and for studies on data its whitening and the width.
 """
 
@@ -14,10 +15,30 @@ from matplotlib.figure import Figure
 
 from dlnjax.analysis.figures.edge import stability_edge
 from dlnjax.analysis.figures.error import error_curves
+from dlnjax.analysis.figures.gallery import (
+    balancedness,
+    cost_against_depth,
+    orthonormality_drift,
+    phase_diagram,
+    singular_values,
+    spectra,
+)
 from dlnjax.analysis.figures.rate import rate_against_depth
 from dlnjax.analysis.style import save
 
-__all__ = ["STUDY", "error_curves", "rate_against_depth", "save", "stability_edge"]
+__all__ = [
+    "STUDY",
+    "balancedness",
+    "cost_against_depth",
+    "error_curves",
+    "orthonormality_drift",
+    "phase_diagram",
+    "rate_against_depth",
+    "save",
+    "singular_values",
+    "spectra",
+    "stability_edge",
+]
 
 #: The figures that ``analysis.write`` makes: file name -> function of the rows.
 STUDY: dict[str, Callable[[Any], Figure | None]] = {

@@ -11,32 +11,57 @@ import optax
 
 from dlnjax._types import Params, Problem
 
+#: One instance: scalars by name, among them ``checks``, ``violations`` and ``ratio``.
+Row = dict[str, Any]
+
 
 class Finding(NamedTuple):
-    """What a campaign saw.
+    """What a campaign saw; the counts are sums over the rows, so that nothing can be counted elsewhere.
 
     Attributes:
+      part: a short name of the statement, also in every row.
       statement: what was tested.
-      instances: how many networks.
-      checks: how many comparisons over all of them.
-      violations: how many failed.
-      tightest: the largest ratio of measured to promised (at most 1 where nothing failed).
+      rows: one an instance; ``checks`` comparisons were made in it, ``violations`` of them failed and
+        ``ratio`` is the largest of measured to promised (at most 1 where nothing failed).
       details: further numbers, by name.
     """
 
+    part: str
     statement: str
-    instances: int
-    checks: int
-    violations: int
-    tightest: float
+    rows: list[Row]
     details: dict[str, Any]
+
+    @property
+    def instances(self) -> int:
+        return len(self.rows)
+
+    @property
+    def checks(self) -> int:
+        return sum(row["checks"] for row in self.rows)
+
+    @property
+    def violations(self) -> int:
+        return sum(row["violations"] for row in self.rows)
+
+    @property
+    def tightest(self) -> float:
+        """The largest ratio of measured to promised."""
+        return max((row["ratio"] for row in self.rows if row["ratio"] is not None), default=0.0)
 
     def __str__(self) -> str:
         head = (
-            f"{self.statement}\n  {self.instances} instances, {self.checks} checks, "
+            f"{self.part}: {self.statement}\n  {self.instances} instances, {self.checks} checks, "
             f"{self.violations} violations, tightest ratio {self.tightest:.9g}"
         )
         return "\n".join([head, *(f"  {name}: {_short(value)}" for name, value in self.details.items())])
+
+
+def row(part: str, instance: int, dims: tuple[int, ...] | None, **values: Any) -> Row:
+    """A row with the columns that all parts share, in their order; numpy scalars become Python's."""
+    head: Row = {"part": part, "instance": instance}
+    if dims is not None:
+        head |= {"dims": "-".join(map(str, dims)), "depth": len(dims) - 1}
+    return {name: v.item() if isinstance(v, np.generic) else v for name, v in (head | values).items()}
 
 
 def _short(value: Any) -> str:

@@ -1,0 +1,187 @@
+"""A shard's run in pieces: one compiled program that goes from any record to any later one.
+
+The program's state (donated, so that it is updated in place) holds the engine's carry, the monitor and the
+records so far; the two ends of a piece are traced numbers. So one program starts a run, continues it and
+finishes it, the numbers do not depend on where the pieces end, and a short run is one or two calls. Between
+two pieces the host is free: it keeps a checkpoint when one is due, and Ctrl-C is heard.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlnjax import train
+from dlnjax._types import Count, Trace
+from dlnjax.sweep.checkpoint import Room
+
+#: Seconds that a piece of a long run should take: how late Ctrl-C may be heard, if a record takes no longer.
+PIECE = 1.0
+# The first piece, by which the pace is measured, is this part of the run.
+_FIRST = 32
+# A run that ends early is worth a checkpoint if this much would be lost, in seconds.
+_WORTH_KEEPING = 5.0
+
+
+class State(NamedTuple):
+    """A cell between two pieces: the run (its step left out) and room for all its records."""
+
+    run: train.Run
+    records: train.Record
+    statuses: jax.Array
+
+
+class Ended(NamedTuple):
+    """What a shard's run came to.
+
+    Attributes:
+      result: what the program makes of the final carry.
+      trace: numpy arrays.
+      carry: the engine's final carry.
+      resumed: the record that a checkpoint let it start from, 0 without one.
+    """
+
+    result: Any
+    trace: Trace
+    carry: Any
+    resumed: int
+
+
+def program(
+    build: Callable[[], train.Engine],
+    records: int,
+    tolerance: float,
+    state: State,
+    first: Count,
+    last: Count,
+    interval: Count,
+) -> tuple[State, Any]:
+    """One cell from record ``first`` to record ``last``, and what ``finish`` makes of it.
+
+    Args:
+      build: makes the cell's engine; what it draws is drawn only where ``first`` is 0.
+      records: of the whole run, besides the one at step 0.
+      tolerance: relative distance at which a cell is converged.
+      state: from the piece before; anything of its form where ``first`` is 0.
+      first, last: ``0 <= first < last <= records``; traced, common to a batch, as is ``interval``.
+      interval: steps between records.
+    """
+    engine = build()
+
+    def one_record(i, state: State) -> State:
+        run = state.run._replace(step=i * interval)
+        return _noted(state, *train.advance(run, engine, interval, tolerance), i + 1)
+
+    state = jax.lax.cond(first == 0, lambda: begin(build, records), lambda: state)
+    state = jax.lax.fori_loop(first, last, one_record, state)
+    return state, engine.finish(state.run.carry)
+
+
+def begin(build: Callable[[], train.Engine], records: int) -> State:
+    """A cell at step 0."""
+    run, record = train.start(build())
+    room = jax.tree.map(lambda a: jnp.zeros((records + 1,), a.dtype), record)
+    blank = State(run, room, jnp.zeros((records + 1,), jnp.int32))
+    return _noted(blank, run, record, 0)
+
+
+def _noted(state: State, run: train.Run, record: train.Record, place: Count) -> State:
+    def write(
+        room: jax.Array, value: jax.Array
+    ) -> jax.Array:  # a slice is written in place, a scatter is a loop
+        return jax.lax.dynamic_update_index_in_dim(room, value, place, 0)
+
+    records = jax.tree.map(write, state.records, record)
+    step = jnp.zeros((), jnp.int32)  # known from the record's number: kept out of the batch
+    return State(run._replace(step=step), records, write(state.statuses, run.monitor.status))
+
+
+def run(
+    call: Callable[..., tuple[State, Any]],
+    place: Callable[[State], State],
+    blank: State,
+    *,
+    records: int,
+    interval: int,
+    room: Room | None = None,
+) -> Ended:
+    """A batch of cells from the start, or from the room's checkpoint, to the last record.
+
+    Args:
+      call: the compiled program: ``(state, first, last, interval) -> (state, result)``; it uses up its state.
+      place: puts a state of numpy arrays onto the devices.
+      blank: shapes and dtypes of the state.
+      records, interval: as in :func:`program`.
+      room: where to keep and find checkpoints.
+
+    Raises:
+      KeyboardInterrupt, SystemExit: between two pieces; what was done since the last checkpoint is kept first.
+    """
+    done, found = _resumed(room, blank, records, interval)
+    state = place(found)
+    begun, resumed, result, pace = time.monotonic(), done, None, 0.0
+    try:
+        while done < records:
+            last = min(records, done + (_length(pace, records)))
+            piece = time.monotonic()
+            state, result = call(state, np.int32(done), np.int32(last), np.int32(interval))
+            jax.block_until_ready(result)
+            pace, done = (time.monotonic() - piece) / (last - done), last
+            if room is not None and done < records and room.due():
+                room.save(_kept(state, done, interval))
+                begun = time.monotonic()
+    except (KeyboardInterrupt, SystemExit):
+        if room is not None and time.monotonic() - begun > _WORTH_KEEPING:
+            _keep_if_possible(room, state, done, interval)
+        raise
+    whole = jax.tree.map(np.asarray, state)
+    trace = train.trace(whole.records, whole.statuses, whole.run.monitor)
+    return Ended(result, trace, whole.run.carry, resumed)
+
+
+def _length(pace: float, records: int) -> int:
+    """Records of the next piece, from the seconds that one takes."""
+    if pace == 0:
+        return max(1, records // _FIRST)
+    return max(1, int(min(PIECE / pace, records)))
+
+
+def _kept(state: State, done: int, interval: int) -> dict[str, np.ndarray]:
+    leaves = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+    return {"done": np.array(done), "interval": np.array(interval), **leaves}
+
+
+def _keep_if_possible(room: Room, state: State, done: int, interval: int) -> None:
+    """A last checkpoint on the way out; without one where the interrupted piece has used up its state."""
+    if any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
+        return
+    kept = _kept(state, done, interval)
+    # the piece at hand may have ended in the state without having been counted: the records know
+    steps = kept[f"leaf_{_place_of_steps(state)}"]
+    reached = int(np.max(steps)) // interval
+    room.save({**kept, "done": np.array(reached)})
+
+
+def _place_of_steps(state: State) -> int:
+    return len(jax.tree.leaves(state.run))
+
+
+def _resumed(room: Room | None, blank: State, records: int, interval: int) -> tuple[int, State]:
+    """The record and the state to start from: the checkpoint's if it is of this form, else zeros."""
+    leaves, form = jax.tree.flatten(blank)
+    found = room.load() if room is not None else None
+    if found is not None:
+        arrays = [found.get(f"leaf_{i}") for i in range(len(leaves))]
+        fits = all(
+            a is not None and (a.shape, a.dtype) == (leaf.shape, leaf.dtype)
+            for a, leaf in zip(arrays, leaves, strict=True)
+        )
+        done = int(found.get("done", np.array(0)))
+        if fits and int(found.get("interval", np.array(0))) == interval and 0 < done < records:
+            return done, jax.tree.unflatten(form, arrays)
+    return 0, jax.tree.unflatten(form, [np.zeros(leaf.shape, leaf.dtype) for leaf in leaves])

@@ -1,0 +1,82 @@
+"""Trained weights in the store: with ``keep_params = true`` a shard's file holds them, one row a cell.
+
+They stand in columns of their own, ``params_0``, ``params_1``, ..., each one leaf of the params, flat; the
+shapes, common to a shard, are in the file's metadata. So they live under the same promises as the rest of the
+file: written whole or not at all, never changed, covered by its hash.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dlnjax.sweep import manifest, store
+from dlnjax.sweep.cells import Cell
+
+# Key of the leaves' shapes in a file's metadata.
+_SHAPES = "params_shapes"
+
+
+def append(table: pa.Table, leaves: Sequence[np.ndarray]) -> pa.Table:
+    """A shard's table with weights.
+
+    Args:
+      table: of B cells, from ``store.table``.
+      leaves: the params, ``W_1`` first, each with B cells (or more, which are left out) in front.
+    """
+    shapes = [list(leaf.shape[1:]) for leaf in leaves]
+    for i, leaf in enumerate(leaves):
+        flat = np.ascontiguousarray(leaf[: len(table)]).reshape(len(table), -1)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
+        table = table.append_column(f"{store.PARAMS}{i}", column)
+    facts = {**(table.schema.metadata or {}), _SHAPES: json.dumps(shapes)}
+    return table.replace_schema_metadata(facts)
+
+
+def params(out: Path | str, cell: Cell | Mapping[str, Any] | str) -> tuple[np.ndarray, ...]:
+    """The trained weights of a cell, as the bits that training ended with.
+
+    Args:
+      out: a results folder of a config with ``keep_params = true``.
+      cell: a cell, a row of ``sweep.read``, or the cell's key.
+
+    Returns:
+      numpy arrays, ``W_1`` first. Of the engine ``layers`` all of them: ``(W_1, run (N-2, r, r), W_N)``, or
+      ``(W_1, W_2)``. Of ``reduced``, whose middle layers are never formed: ``(W_1, U)`` with the frame
+      ``U = W_N ... W_2``. The product is the network's in every case (``network.end_to_end``).
+
+    Raises:
+      KeyError: no such cell in the folder. FileNotFoundError: its shard is not there yet.
+      ValueError: the folder keeps no weights, or the file is damaged.
+    """
+    key = cell if isinstance(cell, str) else cell.key() if isinstance(cell, Cell) else cell["cell"]
+    name = _shard(Path(out), key)
+    if not store.path(out, name).exists():
+        raise FileNotFoundError(f"{out}: the cell's shard {name} is not computed yet; run the sweep again")
+    said = store.facts(out, name).get(_SHAPES)
+    if said is None:
+        raise ValueError(f"{out}: holds no weights; set record.keep_params = true before the first run")
+    shapes = json.loads(said)
+    columns = [f"{store.PARAMS}{i}" for i in range(len(shapes))]
+    table = store.read_shard(out, name, ["cell", *columns])
+    row = table["cell"].to_pylist().index(key)
+    return tuple(
+        table[column].combine_chunks()[row].values.to_numpy().reshape(shape)
+        for column, shape in zip(columns, shapes, strict=True)
+    )
+
+
+def _shard(out: Path, key: str) -> str:
+    found = manifest.load(out)
+    if found is None:
+        raise FileNotFoundError(f"{out}: no sweep there (no {manifest.NAME}); dlnjax run makes one")
+    digits = key[: manifest.DIGITS]
+    for name, keys in manifest.partition(found).items():
+        if digits in keys:
+            return name
+    raise KeyError(f"cell {key} is not one of the {len(found['cells'])} of {out}")
