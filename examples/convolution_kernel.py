@@ -10,7 +10,9 @@ FILTERS = optim.MatrixAxes(rows=(0, 1, 2), columns=3)
 
 
 def convolve(kernel: jax.Array, images: jax.Array) -> jax.Array:
-    return jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.lax.conv_general_dilated(
+        images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def main(steps: int = 200) -> tuple[float, float, float]:

@@ -86,6 +86,7 @@ def test_a_checkpoint_of_another_run_is_not_used(piece, tmp_path, spoil):
     state = room.load()
     if spoil == "interval":
         state["interval"] = state["interval"] + 1
+        state["leaf_0"] = state["leaf_0"] + 1  # would be seen if it were used
     elif spoil == "shape":
         state["leaf_0"] = state["leaf_0"][:1]
     else:
@@ -146,7 +147,7 @@ def test_pieces_follow_the_pace():
     ],
 )
 def test_kept_weights_are_the_trained_ones(tmp_path, keys, shapes):
-    sweep = spec.grid(**{**BASE, **keys, "keep_params": True, "seed": [0, 1, 2]})
+    sweep = spec.grid(**{**BASE, **keys, "keep_params": True})
     assert drive.run(sweep, tmp_path).complete
     rows = sweeps.read(tmp_path)
     assert not [name for name in rows.column_names if name.startswith(store.PARAMS)]
@@ -187,5 +188,5 @@ def test_keep_params_names_no_cell_but_the_config():
     assert "keep_params" not in plain.to_toml()
     assert "keep_params = true" in keeping.to_toml()
     for value in (1, "yes", [True]):
-        with pytest.raises(spec.SpecError, match="record.keep_params: .*give true or false"):
+        with pytest.raises(spec.SpecError, match=r"keep_params: .*give true or false"):
             made(engine="reduced", keep_params=value)

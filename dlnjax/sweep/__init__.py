@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from concurrent.futures import Executor
 
-    import numpy as np
     import pyarrow as pa
 
+    from dlnjax._types import Params
     from dlnjax.sweep.drive import Outcome
 
 __all__ = ["Cell", "SpecError", "Sweep", "grid", "load", "params", "read", "run"]
@@ -66,7 +66,7 @@ def read(out: Path | str) -> pa.Table:
     return store.read(out)
 
 
-def params(out: Path | str, cell: Cell | Mapping[str, Any] | str) -> tuple[np.ndarray, ...]:
+def params(out: Path | str, cell: Cell | Mapping[str, Any] | str) -> Params:
     """A cell's trained weights, kept with ``keep_params = true``; see ``sweep.weights.params``."""
     from dlnjax.sweep import weights
 

@@ -222,5 +222,6 @@ def dask(address: str | None = None, **cluster: Any) -> tuple[Executor, Callable
         client.close()
 
     executor: Any = client.get_executor(pure=False)
-    executor.slots = max(1, sum(client.nthreads().values()))  # shards in flight, as many as can run
+    threads: Any = client.nthreads()
+    executor.slots = max(1, sum(threads.values()))  # shards in flight, as many as can run
     return executor, close

@@ -12,9 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
+from dlnjax._types import Params
 from dlnjax.sweep import manifest, store
 from dlnjax.sweep.cells import Cell
 
@@ -38,7 +41,7 @@ def append(table: pa.Table, leaves: Sequence[np.ndarray]) -> pa.Table:
     return table.replace_schema_metadata(facts)
 
 
-def params(out: Path | str, cell: Cell | Mapping[str, Any] | str) -> tuple[np.ndarray, ...]:
+def params(out: Path | str, cell: Cell | Mapping[str, Any] | str) -> Params:
     """The trained weights of a cell, as the bits that training ended with.
 
     Args:
@@ -46,9 +49,10 @@ def params(out: Path | str, cell: Cell | Mapping[str, Any] | str) -> tuple[np.nd
       cell: a cell, a row of ``sweep.read``, or the cell's key.
 
     Returns:
-      numpy arrays, ``W_1`` first. Of the engine ``layers`` all of them: ``(W_1, run (N-2, r, r), W_N)``, or
-      ``(W_1, W_2)``. Of ``reduced``, whose middle layers are never formed: ``(W_1, U)`` with the frame
-      ``U = W_N ... W_2``. The product is the network's in every case (``network.end_to_end``).
+      JAX arrays of the precision trained in (also where x64 is off), ``W_1`` first. Of the engine ``layers``
+      all of them: ``(W_1, run (N-2, r, r), W_N)``, or ``(W_1, W_2)``. Of ``reduced``, whose middle layers are
+      never formed: ``(W_1, U)`` with the frame ``U = W_N ... W_2``. The product is the network's in every case
+      (``network.end_to_end``).
 
     Raises:
       KeyError: no such cell in the folder. FileNotFoundError: its shard is not there yet.
@@ -65,10 +69,9 @@ def params(out: Path | str, cell: Cell | Mapping[str, Any] | str) -> tuple[np.nd
     columns = [f"{store.PARAMS}{i}" for i in range(len(shapes))]
     table = store.read_shard(out, name, ["cell", *columns])
     row = table["cell"].to_pylist().index(key)
-    return tuple(
-        table[column].combine_chunks()[row].values.to_numpy().reshape(shape)
-        for column, shape in zip(columns, shapes, strict=True)
-    )
+    flat = (table[column].combine_chunks()[row].values.to_numpy() for column in columns)
+    with jax.enable_x64(True):
+        return tuple(jnp.asarray(leaf.reshape(shape)) for leaf, shape in zip(flat, shapes, strict=True))
 
 
 def _shard(out: Path, key: str) -> str:

@@ -1,0 +1,183 @@
+"""Sphinx settings, and the parts of the pages that are generated from the code so that they cannot go stale.
+
+A line ``<!-- generated: NAME -->`` in a page is replaced, when the page is read, by what ``GENERATED[NAME]`` returns.
+A key of the configuration without a meaning in ``reference/meanings.toml``, or the reverse, is an error.
+"""
+
+import argparse
+import math
+import os
+import re
+import tomllib
+from pathlib import Path
+
+import dlnjax
+from dlnjax.cli import parser
+from dlnjax.sweep import keys, store
+
+HERE = Path(__file__).parent
+
+project = "dlnjax"
+author = "the dlnjax authors"
+version = release = dlnjax.__version__
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"dlnjax {version}"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
+html_copy_source = False
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+#: Off: the pages build without a network. ``DLNJAX_INTERSPHINX=1`` links to the other projects' pages.
+intersphinx_mapping = (
+    {
+        "jax": ("https://docs.jax.dev/en/latest", None),
+        "optax": ("https://optax.readthedocs.io/en/latest", None),
+    }
+    if os.environ.get("DLNJAX_INTERSPHINX") == "1"
+    else {}
+)
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+napoleon_attr_annotations = False
+
+nb_execution_mode = "cache"
+nb_execution_timeout = 60
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_merge_streams = True
+
+_TYPES = {
+    "Flag": "boolean",
+    "Whole": "integer",
+    "Real": "number",
+    "Word": "string",
+    "Text": "string",
+    "Spectrum": "list of numbers",
+}
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _table(head: list[str], lines: list[list[str]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _default(value) -> str:
+    if value is keys.REQUIRED:
+        return "*required*"
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return f"`{value}`".lower()
+    if isinstance(value, str):
+        return f'`"{value}"`'
+    return f"`{value:g}`" if isinstance(value, float) and math.isfinite(value) else f"`{value}`"
+
+
+def _keys(table, meanings: dict[str, str]) -> str:
+    missing, extra = sorted(set(table) - set(meanings)), sorted(set(meanings) - set(table))
+    if missing or extra:
+        raise ValueError(
+            f"docs/reference/meanings.toml: keys without a meaning: {missing}; unknown keys: {extra}"
+        )
+    lines = [
+        [
+            f"`{name}`",
+            _TYPES.get(type(key.check).__name__, type(key.check).__name__.lower()),
+            _cell(key.check.expected),
+            _default(key.default),
+            _cell(meanings[name]),
+        ]
+        for name, key in table.items()
+    ]
+    return _table(["key", "type", "values", "default", "meaning"], lines)
+
+
+def _config() -> str:
+    meanings = tomllib.loads((HERE / "reference/meanings.toml").read_text(encoding="utf-8"))
+    parts = ["## Top level", _keys(keys.TOP, meanings["top"])]
+    parts += ["## `[problem]`", _keys({"kind": keys.KIND}, meanings["kind"])]
+    for kind, table in keys.PROBLEMS.items():
+        if table:
+            parts += [f'### Further keys of `kind = "{kind}"`', _keys(table, meanings["problem"][kind])]
+    parts += ["## `[start]`", _keys(keys.START, meanings["start"])]
+    parts += ["## `[record]`", _keys(keys.RECORD, meanings["record"])]
+    note = (
+        "Each takes a list or a single value. The cells of a grid are the product of all its lists; keys in"
+    )
+    parts += [
+        "## `[base]` and `[[grid]]`",
+        f"{note} `[base]` hold for every grid.",
+        _keys(keys.GRID, meanings["grid"]),
+    ]
+    return "\n\n".join(parts)
+
+
+def _campaigns() -> str:
+    parts = []
+    for name, table in keys.CAMPAIGNS.items():
+        lines = [[f"`{k}`", _cell(key.check.expected), _default(key.default)] for k, key in table.items()]
+        parts += [f'### `campaign = "{name}"`', _table(["key", "values", "default"], lines)]
+    return "\n\n".join(parts)
+
+
+def _commands() -> str:
+    main = parser.build()
+    main.formatter_class = lambda prog: argparse.RawDescriptionHelpFormatter(
+        prog, max_help_position=30, width=96
+    )
+    actions = next(a for a in main._actions if isinstance(a, argparse._SubParsersAction))
+    parts = [f"```text\n{main.format_help().strip()}\n```"]
+    for name, command in actions.choices.items():
+        command.formatter_class = main.formatter_class
+        if name != "bench":
+            parts += [f"## `dlnjax {name}`", f"```text\n{command.format_help().strip()}\n```"]
+    return "\n\n".join(parts)
+
+
+def _columns() -> str:
+    fields = store.schema(128)
+    lines = [
+        [
+            f"`{field.name}`",
+            str(field.type).replace("fixed_size_list<element: double>[129]", "list of double, records + 1"),
+            (field.metadata or {}).get(b"unit", b"").decode(),
+            "yes" if field.nullable else "no",
+        ]
+        for field in fields
+    ]
+    return _table(["column", "type", "unit or meaning", "may be empty"], lines)
+
+
+GENERATED = {"config": _config, "campaigns": _campaigns, "commands": _commands, "columns": _columns}
+
+
+def _fill(app, docname: str, source: list[str]) -> None:
+    source[0] = re.sub(r"<!-- generated: (\w+) -->", lambda found: GENERATED[found[1]](), source[0])
+    if docname.startswith("reference/"):  # read again whenever the code has changed
+        for module in (keys, parser, store):
+            app.env.note_dependency(module.__file__)
+
+
+def setup(app):
+    app.connect("source-read", _fill)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
