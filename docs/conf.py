@@ -29,6 +29,7 @@ extensions = [
     "sphinx.ext.viewcode",
 ]
 exclude_patterns = ["_build"]
+smartquotes = False  # quotes in tables are to be copied
 html_theme = "furo"
 html_title = f"dlnjax {version}"
 html_static_path = ["_static"]

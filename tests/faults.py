@@ -309,6 +309,7 @@ def _runner(arguments):
     pool = engines.Workers(args.workers) if args.workers else None
     options = {"planner": standin.planner, "work": standin.work, "executor": pool, "extend": args.extend}
     count = 0
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a campaign in the background ignores it
 
     def listen(name, **facts):
         nonlocal count

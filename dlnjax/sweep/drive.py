@@ -133,7 +133,7 @@ def run(
         try:
             turn.all(shards, share)
             if outcome.ran:
-                results.annotate(out)
+                results.annotate(out, turn.names)
         finally:
             outcome.done = outcome.shards - len(set(partition) - store.done(out))
             outcome.seconds = time.monotonic() - begin
@@ -155,6 +155,7 @@ class _Turn:
     slots: int
     flying: dict[Future, Any] = field(default_factory=dict)
     deaths: dict[str, int] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)  # of the shards computed
 
     def all(self, shards: Mapping[str, Any], share: bool) -> None:
         """Until nothing is left to do, here or (with ``share``) at another runner's."""
@@ -215,6 +216,7 @@ class _Turn:
         outcome = self.outcome
         outcome.ran += 1
         outcome.done += 1
+        self.names.append(report.shard)
         outcome.cells += report.cells
         outcome.work_seconds += report.seconds
         if outcome.ran == 1 and "device" in report.facts:

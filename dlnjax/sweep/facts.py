@@ -6,6 +6,7 @@ the data), so they are added at the end.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,23 @@ from dlnjax.sweep import manifest, store
 _SCALE_KEYS = ("step_rule", "data", "width", "depth", "scale_middle", "scale_last")
 
 
-def annotate(out: Path | str) -> None:
-    """Adds ``scales`` (one entry a step rule, data, width and depth; the first layer's is 1) and ``rank``."""
-    table = store.read(out, columns=[*_SCALE_KEYS, "rank"]).to_pylist()
-    if table:
-        manifest.annotate(out, {"scales": scales(table), "rank": ranks(table)})
+def annotate(out: Path | str, ran: Collection[str]) -> None:
+    """Adds ``scales`` (one entry a step rule, data, width and depth; the first layer's is 1) and ``rank``.
+
+    Args:
+      out: the sweep's folder.
+      ran: the shards that a run has just computed. All others are read too where the manifest says nothing
+        yet, or was extended: an earlier run may have been killed before it could.
+    """
+    found = manifest.load(out)
+    if found is None:
+        return
+    told = "scales" in found and len(manifest.generations(found)) == 1
+    names = store.done(out).intersection(ran) if told else store.done(out)
+    columns = [*_SCALE_KEYS, "rank"]
+    rows = [row for name in sorted(names) for row in store.read_shard(out, name, columns).to_pylist()]
+    if rows:
+        manifest.annotate(out, {"scales": scales(rows), "rank": ranks(rows)})
 
 
 def scales(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
