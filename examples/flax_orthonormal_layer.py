@@ -34,8 +34,5 @@ def main(steps: int = 200) -> tuple[float, float, float]:
     for _ in range(steps):
         updates, state = update(params, state)
         params = optax.apply_updates(params, updates)
-    return (
-        float(start),
-        float(loss(params)),
-        float(stiefel.orthonormality_error(params["inner"]["kernel"][...])),
-    )
+    error = stiefel.orthonormality_error(params["inner"]["kernel"][...])
+    return float(start), float(loss(params)), float(error)
