@@ -16,17 +16,18 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from dlnjax import layerwise, problem, reduced
+from dlnjax.sweep import blocks
 
 Advance = Callable[[int], Any]
 
 
-def over_devices(one: Callable, cells: int) -> Callable:
-    """``one(layers, target, steps)`` vmapped over cells and split over as many devices as divide them."""
+def over_devices(one: Callable, cells: int, width: int) -> Callable:
+    """``one(layers, target, steps)`` over cells as a sweep runs them: in blocks, on as many devices as divide them."""
     devices = jax.local_devices()
     used = devices[: max(n for n in range(1, len(devices) + 1) if cells % n == 0)]
     mesh = Mesh(np.array(used), ("cells",), axis_types=(AxisType.Auto,))
     split, whole = PartitionSpec("cells"), PartitionSpec()
-    batched = jax.vmap(one, in_axes=(0, 0, None))
+    batched = blocks.blocked(one, (0, 0, None), width)
     mapped = jax.shard_map(
         batched, mesh=mesh, in_specs=(split, split, whole), out_specs=split, check_vma=False
     )
@@ -34,7 +35,7 @@ def over_devices(one: Callable, cells: int) -> Callable:
 
 
 def _ours(layers: np.ndarray, target: np.ndarray, one: Callable) -> Advance:
-    run = over_devices(one, target.shape[0])
+    run = over_devices(one, target.shape[0], target.shape[1])
     start, goal = jnp.asarray(layers.swapaxes(0, 1)), jnp.asarray(target)
     return lambda steps: jax.block_until_ready(run(start, goal, jnp.array([steps], jnp.int32)))
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dlnjax import layerwise, optim, reduced, stiefel, train
-from dlnjax.sweep import chunks, instance, rows, settings, store, weights
+from dlnjax.sweep import blocks, chunks, instance, rows, settings, store, weights
 from dlnjax.sweep.cells import Sweep
 from dlnjax.sweep.checkpoint import Room
 from dlnjax.sweep.instance import Instances, TwoLayer
@@ -123,7 +123,7 @@ def _devices(batch: int) -> list:
 
 
 def _compile(engine, record: tuple[int, float], shared: bool, devices: list, arguments: tuple) -> Compiled:
-    """``chunks.program`` over a batch: vmap within a device, shard_map over devices."""
+    """``chunks.program`` over a batch: blocks of cells within a device, shard_map over devices."""
     began = time.perf_counter()
     mesh = Mesh(np.array(devices), ("cells",), axis_types=(AxisType.Auto,))
     split, whole = PartitionSpec("cells"), PartitionSpec()
@@ -138,7 +138,8 @@ def _compile(engine, record: tuple[int, float], shared: bool, devices: list, arg
     axes = (None if shared else 0, 0, 0, 0, None)
     specs = (whole if shared else split, split, split, split, whole)
     shapes = jax.eval_shape(jax.vmap(blank, in_axes=axes), *arguments)
-    batched = jax.vmap(cell, in_axes=(*axes, 0, None, None, None))
+    width = arguments[1].first.shape[-2]
+    batched = blocks.blocked(cell, (*axes, 0, None, None, None), width)
     # check_vma is off: loop carries that start as constants would need a cast each
     mapped = jax.shard_map(
         batched, mesh=mesh, in_specs=(*specs, split, whole, whole, whole), out_specs=split, check_vma=False
