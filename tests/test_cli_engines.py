@@ -13,6 +13,8 @@ from cli_cases import call
 from dlnjax.cli import parser
 from dlnjax.sweep import engines, store, verify
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def config(tmp_path):

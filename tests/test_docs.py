@@ -12,6 +12,8 @@ import pytest
 
 from dlnjax.sweep import keys, store
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 NOTEBOOKS = sorted(path.stem for path in (DOCS / "notebooks").glob("*.md"))

@@ -18,6 +18,7 @@ from dlnjax.analysis import interactive, report
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 _AXE = util.find_spec("axe_core_python")
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian: apt-get install chromium)"),
     pytest.mark.skipif(_AXE is None, reason="needs axe-core-python (group dev)"),
 ]

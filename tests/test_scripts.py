@@ -106,7 +106,7 @@ def test_tests_run_on_two_processes_after_setup(fresh):
     call(fresh / "scripts" / "test", "-x")
     *installs, run = record(fresh)
     assert "--group dev" in installs[-1]
-    assert run == "-m pytest -n 2 --dist loadscope -x"
+    assert run == "-m pytest -n 2 --dist loadscope -m not slow -x"
 
 
 def test_ci_checks_style_types_and_tests(fresh):
