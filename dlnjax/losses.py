@@ -2,58 +2,20 @@ r"""Losses of the product beyond the square loss that keep its restricted correl
 
 Each is smooth and convex in the product ``W`` with curvature in ``[low, high]``, and so has the RCG constants
 ``alpha = low high / (low + high)``, ``beta = 1 / (low + high)`` [derived] that the guarantee needs
-(``theory.guarantee.constants`` asks ``curvature()``). All meet the training protocol through
-:class:`ProductLoss`: a new loss gives ``product_loss`` and ``curvature``.
+(``theory.guarantee.constants`` asks ``curvature()``, bounds of the Hessian of the loss in ``W``). A new loss is a
+:class:`dlnjax.problem.ProductLoss` that gives ``product_loss`` and ``curvature``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlnjax import network
-from dlnjax._linalg import frobenius, matmul, transpose
-from dlnjax._types import Count, Params
-
-
-class ProductLoss:
-    """A loss ``h(W)`` of the product; gradients through ``network.vjp``, distance from ``optimum``.
-
-    Attributes:
-      optimum: ``W*``, which the error is measured from.
-    """
-
-    if TYPE_CHECKING:
-        optimum: jax.Array
-
-    def product_loss(self, product: jax.Array) -> jax.Array:
-        raise NotImplementedError
-
-    def curvature(self) -> tuple[float, float]:
-        """Bounds of the Hessian of ``h``, for the guarantee."""
-        raise NotImplementedError
-
-    def product_gradient(self, product: jax.Array) -> jax.Array:
-        """``G = dh/dW``."""
-        return jax.grad(self.product_loss)(product)
-
-    def product_distance(self, product: jax.Array) -> jax.Array:
-        """``||W - W*||_F``."""
-        return frobenius(product - self.optimum)
-
-    def loss(self, params: Params, depth: Count | None = None) -> jax.Array:
-        return self.product_loss(network.end_to_end(params, depth))
-
-    def gradients(self, params: Params, step: Count, depth: Count | None = None) -> Params:
-        product, pullback = network.vjp(params, depth)
-        return pullback(self.product_gradient(product))
-
-    def distance(self, params: Params, depth: Count | None = None) -> jax.Array:
-        return self.product_distance(network.end_to_end(params, depth))
+from dlnjax._linalg import matmul, transpose
+from dlnjax.problem import ProductLoss
 
 
 @jax.tree_util.register_dataclass

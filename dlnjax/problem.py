@@ -8,7 +8,7 @@ The square loss ``L = 1/2 ||W X - Y||_F^2`` (no 1/n) depends on the data through
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import dataclass_transform
+from typing import TYPE_CHECKING, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,45 @@ def _register(cls):
     return jax.tree_util.register_dataclass(dataclass(frozen=True)(cls))
 
 
+class ProductLoss:
+    """A loss ``h(W)`` of the end-to-end product, in the form that training asks for.
+
+    A subclass gives ``product_loss``, and ``product_gradient`` and ``product_distance`` where it knows better;
+    gradients reach the layers through ``network.vjp``, in closed form.
+
+    Attributes:
+      optimum: ``W*``, ``(d_N, d_0)``: the product that errors are measured from.
+    """
+
+    if TYPE_CHECKING:
+        optimum: jax.Array
+
+    def product_loss(self, product: jax.Array) -> jax.Array:
+        """``h(W)`` of a product ``(d_N, d_0)``."""
+        raise NotImplementedError
+
+    def product_gradient(self, product: jax.Array) -> jax.Array:
+        """``G = dh/dW``, ``(d_N, d_0)``."""
+        return jax.grad(self.product_loss)(product)
+
+    def product_distance(self, product: jax.Array) -> jax.Array:
+        """``||W - W*||_F``."""
+        return frobenius(product - self.optimum)
+
+    def loss(self, params: Params, depth: Count | None = None) -> jax.Array:
+        return self.product_loss(network.end_to_end(params, depth))
+
+    def gradients(self, params: Params, step: Count, depth: Count | None = None) -> Params:
+        """The layer gradients; the same at every step."""
+        product, pullback = network.vjp(params, depth)
+        return pullback(self.product_gradient(product))
+
+    def distance(self, params: Params, depth: Count | None = None) -> jax.Array:
+        return self.product_distance(network.end_to_end(params, depth))
+
+
 @_register
-class Quadratic:
+class Quadratic(ProductLoss):
     r"""``L(W) = floor + 1/2 ||(W - target) C^{1/2}||_F^2`` on the product ``W``.
 
     Attributes:
@@ -57,17 +94,6 @@ class Quadratic:
 
     def _weigh(self, difference: jax.Array) -> jax.Array:
         return _times(difference, self.root)
-
-    def loss(self, params: Params, depth: Count | None = None) -> jax.Array:
-        return self.product_loss(network.end_to_end(params, depth))
-
-    def gradients(self, params: Params, step: Count, depth: Count | None = None) -> Params:
-        """The layer gradients in closed form; the same at every step."""
-        product, pullback = network.vjp(params, depth)
-        return pullback(self.product_gradient(product))
-
-    def distance(self, params: Params, depth: Count | None = None) -> jax.Array:
-        return self.product_distance(network.end_to_end(params, depth))
 
 
 def _times(matrix: jax.Array, factor: jax.Array | None) -> jax.Array:
