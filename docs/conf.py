@@ -70,6 +70,7 @@ _TYPES = {
     "Word": "string",
     "Text": "string",
     "Spectrum": "list of numbers",
+    "Words": "list of strings",
 }
 
 
@@ -91,6 +92,8 @@ def _default(value) -> str:
         return f"`{value}`".lower()
     if isinstance(value, str):
         return f'`"{value}"`'
+    if isinstance(value, tuple):
+        return ", ".join(map(_default, value)) or "none"
     return f"`{value:g}`" if isinstance(value, float) and math.isfinite(value) else f"`{value}`"
 
 

@@ -8,6 +8,7 @@ verdicts, ``figures`` the plots, ``report`` the page.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,7 +49,8 @@ def write(out: Path | str, rows: list[dict[str, Any]] | None = None) -> Written:
 
     out = Path(out)
     rows = measured(out) if rows is None else rows
-    found, outside = claims.check(rows)
+    chosen = config(out)
+    found, outside = claims.check(rows, chosen.get("claims", claims.GENERAL))
     plain, edge = tables.split(rows)
     files = {
         "summary.csv": tables.to_csv(plain) if plain else None,
@@ -56,7 +58,7 @@ def write(out: Path | str, rows: list[dict[str, Any]] | None = None) -> Written:
         "claims.csv": tables.to_csv(claims.to_rows(found), claims.Claim._fields) if found else None,
     }
     paths = [path for name, content in files.items() if (path := _keep(out / name, content))]
-    paths += _figures(out / "figures", rows)
+    paths += _figures(out / "figures", rows, chosen.get("figures"))
     listed = "\n".join(["Files", *(f"  {path}" for path in paths)])
     return Written(paths, "\n\n".join([text.compose(rows, found, outside), listed]))
 
@@ -91,15 +93,16 @@ def _keep(path: Path, content: str | None) -> Path | None:
     return path
 
 
-def _figures(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
-    """Every figure of the study; one with nothing to show is left out."""
+def _figures(folder: Path, rows: list[dict[str, Any]], names: Sequence[str] | None) -> list[Path]:
+    """The figures that a study names, or the general ones; one with nothing to show is left out."""
     try:
         from dlnjax.analysis import figures
     except ImportError as error:
         raise ImportError('matplotlib is not installed; pip install "dlnjax[study]"') from error
     paths = []
+    chosen = figures.GENERAL if names is None else names
     for name, draw in figures.STUDY.items():
-        figure = draw(rows)
+        figure = draw(rows) if name in chosen else None
         if figure is not None:
             paths += figures.save(figure, folder / name)
         else:

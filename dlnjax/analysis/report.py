@@ -100,8 +100,8 @@ def gather(out: Path | str, *, interactive: bool = False) -> Report:
     out = Path(out)
     rows = analysis.measured(out)
     analysis.write(out, rows)
-    found, outside = claims.check(rows)
     config = analysis.config(out)
+    found, outside = claims.check(rows, config.get("claims", claims.GENERAL))
     study = str(config.get("study") or rows[0]["study"])
     return Report(
         title=study.replace("_", " "),

@@ -27,6 +27,8 @@ _TEXT = """# {title}
 study = "{study}"                      # names the results folder; a-z, 0-9 and _
 question = "How does depth change the rate of convergence?"
 precision = "float64"                   # float64 | float32 (default float64)
+claims = ["converged", "predicted", "guaranteed", "flat", "slope", "spectrum", "engines", "edge"] # (default)
+figures = ["error_curves", "rate_against_depth", "stability_edge"]  # what is drawn (default: these)
 
 [problem]
 {problem}

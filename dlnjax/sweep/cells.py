@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 
-from dlnjax.sweep import toml
+from dlnjax.sweep import keys, toml
 
 #: Keys of a grid from the slowest to the fastest in the order of cells.
 GRID_ORDER = (
@@ -146,7 +146,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A validated configuration; see the module ``spec`` for the ways to make one."""
+    """A validated configuration; see the module ``spec`` for the ways to make one.
+
+    ``claims`` and ``figures`` say what is made of the results; they change no number and no cell's name.
+    """
 
     study: str
     question: str
@@ -155,6 +158,8 @@ class Sweep:
     start: Start
     record: Record
     grids: tuple[Grid, ...]
+    claims: tuple[str, ...] = keys.GENERAL_CLAIMS
+    figures: tuple[str, ...] = keys.GENERAL_FIGURES
 
     @cached_property
     def shared(self) -> str:
@@ -182,7 +187,7 @@ class Sweep:
     def hash(self) -> str:
         """sha256 (hex) of all that changes results: the shared sections, the cells in order, and ``keep_params``.
 
-        The wording of ``question`` and the way the grids are written down are not part of it.
+        The wording of ``question``, what is claimed and drawn, and how the grids are written down are not part of it.
         """
         return self._hash
 
@@ -193,7 +198,11 @@ class Sweep:
 
     def to_toml(self) -> str:
         """The same sweep as TOML text; ``spec.load`` of it gives an equal sweep."""
-        head = {"study": self.study, "question": self.question, "precision": self.precision}
+        head: dict = {"study": self.study, "question": self.question, "precision": self.precision}
+        if self.claims != keys.GENERAL_CLAIMS:
+            head["claims"] = list(self.claims)
+        if self.figures != keys.GENERAL_FIGURES:
+            head["figures"] = list(self.figures)
         sections = {name: _given(getattr(self, name)) for name in ("problem", "start", "record")}
         return toml.document(head, sections, {"grid": [_given(grid) for grid in self.grids]})
 

@@ -115,6 +115,23 @@ class Word:
 
 
 @dataclass(frozen=True)
+class Words:
+    """A list of some of a few strings, each once; a single one may stand alone, an empty list is none of them."""
+
+    choices: tuple[str, ...]
+
+    @property
+    def expected(self) -> str:
+        return f"a list of some of {', '.join(self.choices)}"
+
+    def __call__(self, value: Any) -> tuple[str, ...]:
+        given = [value] if type(value) is str else value
+        if type(given) is not list:
+            raise Complaint(f"{show(value)} is not a list; give {self.expected}")
+        return tuple(dict.fromkeys(Word(self.choices)(entry) for entry in given))
+
+
+@dataclass(frozen=True)
 class Text:
     """A string, matching ``pattern`` in full where one is given."""
 
@@ -161,10 +178,18 @@ class Key:
     default: Any = REQUIRED
 
 
+#: What a finished study is held against (``analysis.claims``), and the figures drawn of it; the first are the default.
+GENERAL_CLAIMS = ("converged", "predicted", "guaranteed", "flat", "slope", "spectrum", "engines", "edge")
+CLAIMS = (*GENERAL_CLAIMS, "switch", "retractions")
+GENERAL_FIGURES = ("error_curves", "rate_against_depth", "stability_edge")
+FIGURES = (*GENERAL_FIGURES,)
+
 TOP: Mapping[str, Key] = {
     "study": Key(Text("a name of a-z, 0-9 and _, at most 80 long", r"[a-z0-9_]{1,80}")),
     "question": Key(Text("the question in words"), ""),
     "precision": Key(Word(("float64", "float32")), "float64"),
+    "claims": Key(Words(CLAIMS), GENERAL_CLAIMS),
+    "figures": Key(Words(FIGURES), GENERAL_FIGURES),
 }
 KIND = Key(Word(("teacher", "digits", "mnist", "file")))
 #: The further keys of ``[problem]``, by kind.

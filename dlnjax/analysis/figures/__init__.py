@@ -27,6 +27,7 @@ from dlnjax.analysis.figures.rate import rate_against_depth
 from dlnjax.analysis.style import save
 
 __all__ = [
+    "GENERAL",
     "STUDY",
     "balancedness",
     "cost_against_depth",
@@ -40,9 +41,11 @@ __all__ = [
     "stability_edge",
 ]
 
-#: The figures that ``analysis.write`` makes: file name -> function of the rows.
+#: The figures that a config may name (key ``figures``): file name -> function of the rows.
 STUDY: dict[str, Callable[[Any], Figure | None]] = {
     "error_curves": error_curves,
     "rate_against_depth": rate_against_depth,
     "stability_edge": stability_edge,
 }
+#: Those drawn where a config names none.
+GENERAL = ("error_curves", "rate_against_depth", "stability_edge")

@@ -1,0 +1,86 @@
+"""Claims that a config chooses: the words, what they say of made-up cells, and that they change no result."""
+
+import pytest
+import study_table as st
+
+from dlnjax import analysis
+from dlnjax.analysis import claims, figures, tables
+from dlnjax.sweep import keys, spec
+
+RAW = {
+    "kind": "teacher", "input_dim": 8, "output_dim": 8, "singular_values": [1.0, 0.5], "study": "demo",
+    "step_rule": "fixed", "step": 0.1, "engine": "auto", "start": "near", "depth": 2, "width": 4, "seed": 0,
+}  # fmt: skip
+
+
+def of(name, *cells):
+    return {c.claim: c.verdict for c in claims.check(tables.measure(st.table(list(cells))), [name])[0]}
+
+
+def test_words_of_a_config_are_those_of_the_tables():
+    assert set(keys.CLAIMS) == set(claims.CLAIMS)
+    assert claims.GENERAL == keys.GENERAL_CLAIMS
+    assert set(keys.FIGURES) == set(figures.STUDY)
+    assert figures.GENERAL == keys.GENERAL_FIGURES
+
+
+def test_what_is_claimed_and_drawn_changes_no_result(tmp_path):
+    plain = spec.grid(**RAW)
+    chosen = spec.grid(**RAW, claims=["edge", "predicted"], figures=[])
+    assert chosen.hash() == plain.hash()
+    assert [chosen.key(c) for c in chosen.cells()] == [plain.key(c) for c in plain.cells()]
+    assert (chosen.claims, chosen.figures) == (("edge", "predicted"), ())
+    path = tmp_path / "c.toml"
+    path.write_text(chosen.to_toml())
+    assert spec.load(path) == chosen
+    assert "claims" not in plain.to_toml()
+
+
+def test_mistakes_in_words_are_told():
+    with pytest.raises(spec.SpecError) as caught:
+        spec.grid(**RAW, claims=["edges"], figures=3)
+    assert 'claims: "edges" is not known; did you mean "edge"?' in str(caught.value)
+    assert "figures: 3 is not a list; give a list of some of error_curves" in str(caught.value)
+    with pytest.raises(ValueError, match="claim 'none' is not known; there are: converged"):
+        claims.check([], ["none"])
+
+
+def test_a_folder_is_held_against_its_own_claims(tmp_path):
+    out = st.write(tmp_path, st.study(depths=(2, 8), seeds=(0,)))
+    (out / "config.toml").write_text('study = "s"\nclaims = ["flat"]\nfigures = ["error_curves"]\n')
+    names = [path.name for path in analysis.write(out).paths]
+    assert names == ["summary.csv", "edge.csv", "claims.csv", "error_curves.png", "error_curves.svg"]
+    assert len((out / "claims.csv").read_text().splitlines()) == 3
+
+
+def test_a_cell_is_outside_of_what_is_claimed_only():
+    cells = [st.reference("fixed", 0.01, 2, status="diverged"), st.reference("edge", 0.9, 2, step=1.1)]
+    rows = tables.measure(st.table(cells))
+    assert [len(claims.check(rows, names)[1]) for names in (["flat"], ["converged"], ["switch"])] == [0, 1, 1]
+
+
+def test_the_switch_takes_every_fraction():
+    steps = (0.9, 0.98, 1.02, 1.1)
+    good = [st.reference("edge", step, depth) for step in steps for depth in (2, 8)]
+    assert of("switch", *good) == {
+        "`edge`: 0.9..0.98 of the edge converges, N = 2..8": "holds",
+        "`edge`: 1.02..1.1 of the edge does not converge, N = 2..8": "holds",
+    }
+    late = [*good[:-1], st.reference("edge", 0.9, 8, step=1.1)]
+    assert list(of("switch", *late).values()) == ["holds", "fails"]
+    assert list(of("edge", *late).values()) == ["holds", "holds"]
+
+
+def test_retractions_need_the_same_steps():
+    def cell(retraction, more=0, depth=2):
+        made = st.reference("fixed", 0.01, depth, retraction=retraction)
+        return made | {"iterations": made["iterations"] + more, "cell": retraction + made["cell"][10:]}
+
+    same = [cell("polar"), cell("qr", 1), cell("cayley")]
+    assert list(of("retractions", *same).values()) == ["holds", "holds"]
+    apart = [*same, cell("polar", 0, 4), cell("qr", 2, 4)]
+    assert of("retractions", *apart) == {
+        "cayley needs the steps that polar needs, cells in which both converge": "holds",
+        "qr needs the steps that polar needs, cells in which both converge": "fails",
+    }
+    assert of("retractions", cell("qr")) == {}
