@@ -137,7 +137,8 @@ def test_shards_hold_every_cell_once_and_one_shard_plans_itself():
 )
 def test_iterations_between_records(distance, expected):
     tolerance = 1e-4 if distance[-1] == 1e-4 else 1e-2
-    assert rows.iterations(np.array([0, 10, 20]), np.array(distance), tolerance) == expected
+    found = rows.iterations(np.array([[0, 10, 20]] * 2), np.array([distance, [1.0, 1.0, np.inf]]), tolerance)
+    assert found.tolist() == [expected, None]
 
 
 def test_step_rules_come_to_the_predicted_steps():
@@ -147,9 +148,9 @@ def test_step_rules_come_to_the_predicted_steps():
         )
         cells = sweep.cells()
         chosen = settings.resolve(sweep, cells, instance.prepare(sweep, cells, 1))
-        rate = chosen.predicted[0]
-        unit = {"fixed": 1.0, "optimal": rate.step_optimal, "edge": rate.step_max}[rule]
+        rate = chosen.predicted
+        unit = {"fixed": 1.0, "optimal": rate.step_optimal[0], "edge": rate.step_max[0]}[rule]
         assert chosen.step_size[0] == pytest.approx(expected * unit, rel=1e-13)
         assert chosen.scales.middle[0] == pytest.approx(1.0, rel=1e-12)
     # closed form: lambda_max = mu (1 + (N-1)(1+q)/2), q = .49
-    assert rate.step_max == pytest.approx(2 / (1 + 5 * 1.49 / 2), rel=1e-12)
+    assert rate.step_max[0] == pytest.approx(2 / (1 + 5 * 1.49 / 2), rel=1e-12)

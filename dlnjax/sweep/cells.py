@@ -14,7 +14,8 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
+from operator import attrgetter
 
 from dlnjax.sweep import keys, toml
 
@@ -141,7 +142,24 @@ class Cell:
 
     @cached_property
     def _key(self) -> str:
-        return _digest({**self.coordinates(), "content": self.content})
+        head, tail = _around_seed(_ALL_BUT_SEED(self))
+        return hashlib.sha256(b"%s%d%s" % (head, self.seed, tail)).hexdigest()
+
+
+# Cells differ mostly in their seed: the text around it is made once, which makes a million keys cheap.
+_SEED = "<seed>"
+_ALL_BUT_SEED = attrgetter(*(field.name for field in fields(Cell) if field.name != "seed"))
+
+
+@lru_cache(maxsize=4096)
+def _around_seed(rest: tuple, content: bool = True) -> tuple[bytes, bytes]:
+    """Canonical JSON of a cell's coordinates (and content), before and behind the seed's digits."""
+    names = [field.name for field in fields(Cell) if field.name != "seed"]
+    said = {**dict(zip(names, rest, strict=True)), "seed": [_SEED]}
+    if not content:
+        del said["content"]
+    head, tail = _canonical(said).split(f'["{_SEED}"]')
+    return head.encode(), tail.encode()
 
 
 @dataclass(frozen=True)
@@ -193,8 +211,13 @@ class Sweep:
 
     @cached_property
     def _hash(self) -> str:
-        content = {"shared": self.shared, "cells": [cell.coordinates() for cell in self._cells]}
-        return _digest({**content, "keep_params": True} if self.record.keep_params else content)
+        found = hashlib.sha256(b'{"cells":[')  # the canonical JSON of it all, a cell at a time
+        for i, cell in enumerate(self._cells):
+            head, tail = _around_seed(_ALL_BUT_SEED(cell), content=False)
+            found.update(b"%s%s%d%s" % (b"," if i else b"", head, cell.seed, tail))
+        kept = '"keep_params":true,' if self.record.keep_params else ""
+        found.update(f'],{kept}"shared":{json.dumps(self.shared)}}}'.encode())
+        return found.hexdigest()
 
     def to_toml(self) -> str:
         """The same sweep as TOML text; ``spec.load`` of it gives an equal sweep."""
@@ -269,7 +292,3 @@ def _show(value) -> str:
 
 def _canonical(content: dict) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _digest(content: dict) -> str:
-    return hashlib.sha256(_canonical(content).encode()).hexdigest()

@@ -79,7 +79,7 @@ def shard(sweep: Sweep, shard: Shard, room: Room | None = None) -> pa.Table:
         room=room,
     )
     seconds = (time.perf_counter() - began) / len(shard.cells)
-    found = rows.rows(sweep, shard.cells, instances, chosen, ended.result, ended.trace, seconds)
+    found = rows.columns(sweep, shard.cells, instances, chosen, ended.result, ended.trace, seconds)
     table = store.table(found, sweep.record.records)
     if sweep.record.keep_params:
         table = weights.append(table, _LEAVES[shard.program.engine](ended, shard.cells[0].depth))

@@ -1,10 +1,13 @@
-"""What a shard's arrays become in the store: one row of plain numbers a cell."""
+"""What a shard's arrays become in the store: columns of plain numbers, one entry a cell.
+
+All here is arrays over the cells, so that a million tiny cells cost as little each as a thousand; only what is
+rare, a reason in words or a rate at a solution of its own, is made cell by cell.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,11 +15,13 @@ import numpy as np
 from dlnjax._types import Rate, Status, Trace
 from dlnjax.sweep.cells import Cell, Sweep
 from dlnjax.sweep.instance import Instances, TwoLayer
-from dlnjax.sweep.settings import Settings, at_step, unit_rate
+from dlnjax.sweep.settings import Settings, at_step, cell_scales, first_is_known, unit_rate
 from dlnjax.theory import guarantee
 
+_PREDICTED = ("eigenvalue_min", "eigenvalue_max", "step_max", "step_optimal")
 
-def rows(
+
+def columns(
     sweep: Sweep,
     cells: Sequence[Cell],
     instances: Instances,
@@ -24,120 +29,130 @@ def rows(
     ended: TwoLayer,
     trace: Trace,
     seconds: float,
-) -> list[dict[str, Any]]:
-    """One mapping a cell, with the columns of ``store.schema``.
+) -> dict[str, Any]:
+    """The columns of ``store.schema``, each with an entry a cell.
 
     Args:
       instances, chosen: what the cells started from.
-      ended: the trained two-layer form, B cells in front.
-      trace: numpy arrays, B cells in front.
+      ended: the trained two-layer form, B cells (or more, which are left out) in front.
+      trace: numpy arrays, as many cells in front.
       seconds: wall clock, a cell's share.
     """
-    found = []
-    for i, cell in enumerate(cells):
-        one = Trace(*(field[i] for field in trace))
-        status = int(one.status[-1])
-        rate = _rate_found(sweep, cell, instances, chosen, ended, i, status)
-        row = {name: value for name, value in asdict(cell).items() if name != "content"}
-        row |= {"cell": sweep.key(cell), "seconds": seconds, "rank": instances.rank}
-        row |= _outcome(one, sweep.record.tolerance, status, rate) | _curves(one)
-        row |= _prediction(rate, chosen, i) | {"interval": chosen.interval}
-        row["guaranteed_factor"] = _guarantee(sweep, cell, instances, chosen, i)
-        found.append(row)
+    count = len(cells)
+    trace = Trace(*(np.asarray(field)[:count] for field in trace))
+    found: dict[str, Any] = {name: [getattr(cell, name) for cell in cells] for name in cells[0].coordinates()}
+    found["cell"] = [sweep.key(cell) for cell in cells]
+    found |= {"seconds": np.full(count, seconds), "rank": np.full(count, instances.rank)}
+    rates = _rates_found(sweep, cells, instances, chosen, ended, trace.status[:, -1])
+    found |= _outcomes(trace, sweep.record.tolerance, rates) | _curves(trace)
+    found |= _predictions(rates, chosen, count)
+    found["guaranteed_factor"] = _guarantees(sweep, cells, instances, chosen)
     return found
 
 
-def _rate_found(sweep, cell, instances, chosen, ended, i, status) -> Rate | None:
-    """The prediction at the solution found; where the solution is unique up to rotations, the one made before."""
-    if cell.optimizer != "rgd":
+def _rates_found(sweep, cells, instances, chosen, ended, status: np.ndarray) -> Rate | None:
+    """The rates at the solutions found; where a solution is unique up to rotations, those predicted before."""
+    lead = cells[0]
+    if lead.optimizer != "rgd":
         return None  # the layers do not stay orthonormal: the operator of the start does not apply
-    unique = not instances.shared or cell.width <= instances.problem.target.shape[0]
-    if unique or status != Status.CONVERGED:
-        return chosen.predicted[i]
-    here = instances._replace(solution=ended)
-    scales = chosen.cell_scales(i)
-    return at_step(unit_rate(sweep, cell, here, i, scales), float(chosen.step_size[i]))
+    converged = np.flatnonzero(status == Status.CONVERGED)
+    if first_is_known(lead, instances) or not converged.size:
+        return chosen.predicted
+    here = instances._replace(solution=TwoLayer(*(np.asarray(leaf) for leaf in ended)))
+    rates = Rate(*(np.array(column) for column in chosen.predicted))
+    for i in converged:
+        unit = unit_rate(sweep, lead, here, i, cell_scales(chosen.scales, i))
+        for column, value in zip(rates, at_step(unit, float(chosen.step_size[i])), strict=True):
+            column[i] = value
+    return rates
 
 
-def _outcome(trace: Trace, tolerance: float, status: int, rate: Rate | None) -> dict[str, Any]:
-    bad = int(trace.first_bad_step)
+def _outcomes(trace: Trace, tolerance: float, rates: Rate | None) -> dict[str, Any]:
+    bad, status = trace.first_bad_step, trace.status[:, -1]
     return {
-        "status": Status.NAMES[status],
-        "reason": _reason(trace, status, rate),
-        "num_steps": int(trace.step[-1]),
-        "iterations": iterations(np.asarray(trace.step), np.asarray(trace.distance), tolerance),
-        "first_bad_step": None if bad < 0 else bad,
-        "final_loss": float(trace.loss[-1]),
-        "final_distance": float(trace.distance[-1]),
-        "orthonormality_error": float(trace.orthonormality_error[-1]),
+        "status": [Status.NAMES[code] for code in status],
+        "reason": [
+            None if code == Status.CONVERGED else _reason(trace, i, rates) for i, code in enumerate(status)
+        ],
+        "num_steps": trace.step[:, -1],
+        "iterations": iterations(trace.step, trace.distance, tolerance),
+        "first_bad_step": np.ma.array(bad, mask=bad < 0),
+        "final_loss": trace.loss[:, -1],
+        "final_distance": trace.distance[:, -1],
+        "orthonormality_error": trace.orthonormality_error[:, -1],
     }
 
 
-def _reason(trace: Trace, status: int, rate: Rate | None) -> str | None:
-    if status == Status.CONVERGED:
-        return None
-    last, start = float(trace.distance[-1]), float(trace.distance[0])
+def _reason(trace: Trace, i: int, rates: Rate | None) -> str:
+    """Why cell i, which did not converge, ended as it did."""
+    last, start = float(trace.distance[i, -1]), float(trace.distance[i, 0])
     relative = last / start if start else math.nan
-    if status == Status.DIVERGED:
+    if trace.status[i, -1] == Status.DIVERGED:
         finite = math.isfinite(last)
         what = f"error {relative:.3g} times its start and no progress" if finite else "a number is not finite"
-        return f"{what}, seen at step {int(trace.first_bad_step)}"
-    predicted = f"; predicted factor {rate.factor:.9g}" if rate is not None else ""
-    return f"error {relative:.3g} times its start after {int(trace.step[-1])} steps{predicted}"
+        return f"{what}, seen at step {int(trace.first_bad_step[i])}"
+    predicted = f"; predicted factor {rates.factor[i]:.9g}" if rates is not None else ""
+    return f"error {relative:.3g} times its start after {int(trace.step[i, -1])} steps{predicted}"
 
 
-def iterations(step: np.ndarray, distance: np.ndarray, tolerance: float) -> int | None:
-    """First step with ``distance <= tolerance * distance[0]``, None if there is none.
+def iterations(step: np.ndarray, distance: np.ndarray, tolerance: float) -> np.ma.MaskedArray:
+    """The first steps with ``distance <= tolerance * distance[:, 0]``, masked where there is none.
 
     Between two records the error is taken to fall geometrically; the result is rounded up.
+
+    Args:
+      step, distance: ``(B, T)``.
     """
-    goal = tolerance * distance[0]
-    reached = np.flatnonzero(distance <= goal)
-    if not reached.size or reached[0] == 0:
-        return 0 if reached.size else None
-    after = int(reached[0])
-    high, low = distance[after - 1], max(distance[after], np.finfo(float).tiny)
-    part = math.log(high / goal) / math.log(high / low) if low < high else 1.0
-    return math.ceil(step[after - 1] + part * (step[after] - step[after - 1]))
+    cell = np.arange(len(step))
+    distance = np.asarray(distance, np.float64)
+    goal = tolerance * distance[:, 0]
+    reached = distance <= goal[:, None]
+    after = reached.argmax(axis=1)
+    before = np.maximum(after - 1, 0)
+    with np.errstate(all="ignore"):  # what is not finite or zero is masked, or replaced
+        high = distance[cell, before]
+        low = np.maximum(distance[cell, after], np.finfo(float).tiny)
+        part = np.where(low < high, np.log(high / goal) / np.log(high / low), 1.0)
+        between = step[cell, before] + part * (step[cell, after] - step[cell, before])
+    found = np.where(after > 0, np.ceil(between), 0)
+    return np.ma.array(np.nan_to_num(found).astype(np.int64), mask=~reached.any(axis=1))
 
 
 def _curves(trace: Trace) -> dict[str, Any]:
     names = ("step", "loss", "distance", "gradient_norm")
-    return {f"curve_{name}": np.asarray(getattr(trace, name), float) for name in names}
+    return {f"curve_{name}": np.asarray(getattr(trace, name), np.float64) for name in names}
 
 
-def _prediction(rate: Rate | None, chosen: Settings, i: int) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "step_size": float(chosen.step_size[i]),
-        "scale_middle": chosen.cell_scales(i).middle,
-        "scale_last": chosen.cell_scales(i).last,
+def _predictions(rates: Rate | None, chosen: Settings, count: int) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "step_size": chosen.step_size,
+        "scale_middle": chosen.scales.middle,
+        "scale_last": chosen.scales.last,
+        "interval": np.full(count, chosen.interval),
     }
-    if rate is not None:
-        row["predicted_factor"] = float(rate.factor)
-        for name in ("eigenvalue_min", "eigenvalue_max", "step_max", "step_optimal"):
-            row[name] = float(getattr(rate, name))
-    return row
+    if rates is not None:
+        found["predicted_factor"] = rates.factor
+        found |= {name: getattr(rates, name) for name in _PREDICTED}
+    return found
 
 
-def _guarantee(sweep: Sweep, cell: Cell, instances: Instances, chosen: Settings, i: int) -> float | None:
-    """The factor that the derived theorem guarantees, None where it does not apply (dlnjax.theory.guarantee).
+def _guarantees(sweep: Sweep, cells: Sequence[Cell], instances: Instances, chosen: Settings) -> Any:
+    """The factors that the derived theorem guarantees, masked where it does not apply (dlnjax.theory.guarantee).
 
     The start's gauge-invariant distance is bounded by the one to the solution as drawn.
     """
-    spec = sweep.problem
-    if spec.kind != "teacher" or cell.optimizer != "rgd" or cell.retraction != "polar":
+    spec, lead, count = sweep.problem, cells[0], len(cells)
+    if spec.kind != "teacher" or lead.optimizer != "rgd" or lead.retraction != "polar":
         return None
-    dims = (spec.input_dim or 0, *([cell.width] * (cell.depth - 1)), spec.output_dim or 0)
-    norm = max(spec.singular_values)
-    gaps = [
-        np.linalg.norm(np.asarray(a[i]) - np.asarray(b[i]))
-        for a, b in zip(instances.solution, instances.start, strict=True)
-    ]
-    found = guarantee.from_spectrum(
-        spec.singular_values,
-        dims=dims,
-        step_size=float(chosen.step_size[i]),
-        scales=chosen.cell_scales(i),
-        distance=math.hypot(gaps[0], norm * gaps[1]),
-    )
-    return found.factor if found.applies else None
+    dims = (spec.input_dim or 0, *([lead.width] * (lead.depth - 1)), spec.output_dim or 0)
+    pairs = zip(instances.solution, instances.start, strict=True)
+    gaps = [np.linalg.norm(np.asarray(a)[:count] - np.asarray(b)[:count], axis=(-2, -1)) for a, b in pairs]
+    distance = np.hypot(gaps[0], max(spec.singular_values) * gaps[1])
+    factor, inside = np.zeros(count), np.zeros(count, bool)
+    for size in np.unique(chosen.step_size):
+        here = chosen.step_size == size
+        scales = cell_scales(chosen.scales, int(np.argmax(here)))
+        found = guarantee.from_spectrum(spec.singular_values, dims=dims, step_size=size, scales=scales)
+        if found.applies:
+            factor[here], inside[here] = found.factor, distance[here] <= found.radius
+    return np.ma.array(factor, mask=~inside)

@@ -1,7 +1,9 @@
 """What a cell's step rule comes to: scales, step size, the rate predicted for it, and how long it may run.
 
 The prediction is made at the solution the run heads for, before it starts; the rate stored with a result
-is made again at the solution found where that is not the same (:mod:`dlnjax.sweep.rows`).
+is made again at the solution found where that is not the same (:mod:`dlnjax.sweep.rows`). The cells of a shard
+share width, depth, rule and start, so that all here is arrays over them, and a spectrum is computed once where
+the solution is known to be one.
 """
 
 from __future__ import annotations
@@ -27,64 +29,80 @@ EXTRA_STEPS = 64
 
 
 class Settings(NamedTuple):
-    """Resolved numbers of a shard's cells.
+    """Resolved numbers of a shard's B cells.
 
     Attributes:
       step_size: ``(B,)`` mu.
       scales: ``(B,)`` each: multipliers of the first, each middle and the last layer.
-      predicted: one Rate a cell, at its step size.
+      predicted: the rates at these step sizes, ``(B,)`` each.
       interval: steps between records, for the whole shard.
     """
 
     step_size: np.ndarray
     scales: LayerScales
-    predicted: list[Rate]
+    predicted: Rate
     interval: int
-
-    def cell_scales(self, i: int) -> LayerScales:
-        """The scales of cell i, as plain numbers."""
-        return LayerScales(*(float(np.asarray(scale)[i]) for scale in self.scales))
 
 
 def resolve(sweep: Sweep, cells: Sequence[Cell], instances: Instances) -> Settings:
     """Scales, step sizes and length of the cells of one shard."""
-    scales = [_scales(cell, instances, i) for i, cell in enumerate(cells)]
-    units = [unit_rate(sweep, cell, instances, i, scales[i]) for i, cell in enumerate(cells)]
-    sizes = [_step_size(cell, rate, instances.unit) for cell, rate in zip(cells, units, strict=True)]
-    predicted = [at_step(rate, size) for rate, size in zip(units, sizes, strict=True)]
-    steps = max(_num_steps(sweep, cell, rate) for cell, rate in zip(cells, predicted, strict=True))
+    scales = _scales(sweep, cells, instances)
+    units = _unit_rates(sweep, cells, instances, scales)
+    sizes = _step_sizes(cells, units, instances.unit)
+    predicted = at_step(units, sizes)
+    steps = _num_steps(sweep, cells[0], predicted.factor)
     records = sweep.record.records
-    return Settings(
-        np.array(sizes),
-        LayerScales(*np.array(scales).T),
-        predicted,
-        max(1, min(math.ceil(steps / records), sweep.record.max_steps // records)),
-    )
+    interval = max(1, min(math.ceil(steps / records), sweep.record.max_steps // records))
+    return Settings(sizes, scales, predicted, interval)
 
 
-def _scales(cell: Cell, instances: Instances, i: int) -> LayerScales:
+def cell_scales(scales: LayerScales, i: int) -> LayerScales:
+    """The scales of cell i, as plain numbers."""
+    return LayerScales(*(float(scale[i]) for scale in scales))
+
+
+def _scales(sweep: Sweep, cells: Sequence[Cell], instances: Instances) -> LayerScales:
     """``1/||W_1*||_2^2`` for the orthonormal layers (source A); shared among the middle ones by rule ``middle``."""
-    known = instances.solution if _first_is_known(cell, instances) else instances.start
-    last = float(np.linalg.norm(np.asarray(known.first[i]), 2) ** -2)
-    between = last / max(cell.depth - 2, 1) if cell.step_rule == "middle" else last
-    return LayerScales(1.0, between, last)
+    lead, count = cells[0], len(cells)
+    if sweep.problem.kind == "teacher":
+        norms = np.full(count, max(sweep.problem.singular_values))
+    else:
+        known = instances.solution if first_is_known(lead, instances) else instances.start
+        norms = np.linalg.norm(np.asarray(known.first[:count], np.float64), 2, axis=(-2, -1))
+    last = norms**-2
+    between = last / max(lead.depth - 2, 1) if lead.step_rule == "middle" else last
+    return LayerScales(np.ones(count), between, last)
 
 
-def _first_is_known(cell: Cell, instances: Instances) -> bool:
+def first_is_known(cell: Cell, instances: Instances) -> bool:
     """With a teacher, or a last layer that is not wide, the solution fixes ``||W_1||_2``; else the start does."""
     return not instances.shared or cell.width <= instances.problem.target.shape[0]
 
 
+def _unit_rates(sweep: Sweep, cells: Sequence[Cell], instances: Instances, scales: LayerScales) -> Rate:
+    """The predicted rates at ``mu = 1``; every eigenvalue is proportional to mu."""
+    lead, count = cells[0], len(cells)
+    one = _closed(sweep, lead) or (instances.shared and first_is_known(lead, instances))
+    each = [unit_rate(sweep, lead, instances, i, cell_scales(scales, i)) for i in range(1 if one else count)]
+    return Rate(*(np.broadcast_to(np.array(column, float), count) for column in zip(*each, strict=True)))
+
+
 def unit_rate(sweep: Sweep, cell: Cell, instances: Instances, i: int, scales: LayerScales) -> Rate:
-    """The predicted rate at ``mu = 1``; every eigenvalue is proportional to mu."""
+    """The predicted rate of cell i at ``mu = 1``."""
     spec = sweep.problem
-    if spec.kind == "teacher" and cell.width <= min(spec.input_dim or 0, spec.output_dim or 0):
+    if _closed(sweep, cell):
         return _teacher_rate(
             spec.singular_values, spec.input_dim or 0, cell.width, spec.output_dim or 0, cell.depth, scales
         )
     first, frame = np.asarray(instances.solution.first[i]), np.asarray(instances.solution.frame[i])
     target = _dense(instances.problem) if instances.shared else _one(instances, i)
     return rates.predict_reduced(first, frame, cell.depth, target, 1.0, scales)
+
+
+def _closed(sweep: Sweep, cell: Cell) -> bool:
+    """Whether the teacher's spectrum alone tells the rate."""
+    spec = sweep.problem
+    return spec.kind == "teacher" and cell.width <= min(spec.input_dim or 0, spec.output_dim or 0)
 
 
 def _one(instances: Instances, i: int):
@@ -108,27 +126,25 @@ def _teacher_rate(
     return rates.closed_form(values, dims=dims, step_size=1.0, scales=scales)
 
 
-def at_step(rate: Rate, step_size: float) -> Rate:
-    """A rate known at ``mu = 1``, at another step size."""
+def at_step(rate: Rate, step_size: np.ndarray | float) -> Rate:
+    """Rates known at ``mu = 1``, at other step sizes."""
     low, high = rate.eigenvalue_min * step_size, rate.eigenvalue_max * step_size
-    return rate._replace(factor=max(abs(1 - low), abs(1 - high)), eigenvalue_min=low, eigenvalue_max=high)
+    factor = np.maximum(np.abs(1 - low), np.abs(1 - high))
+    return rate._replace(factor=factor, eigenvalue_min=low, eigenvalue_max=high)
 
 
-def _step_size(cell: Cell, rate: Rate, unit: float) -> float:
+def _step_sizes(cells: Sequence[Cell], units: Rate, unit: float) -> np.ndarray:
     """mu: the config's number in the problem's unit, or a fraction of a predicted step."""
-    given = {
-        "fixed": unit,
-        "middle": unit,
-        "optimal": rate.step_optimal,
-        "edge": rate.step_max,
-    }
-    return cell.step * float(given[cell.step_rule])
+    given = {"fixed": unit, "middle": unit, "optimal": units.step_optimal, "edge": units.step_max}
+    return np.array([cell.step for cell in cells]) * given[cells[0].step_rule]
 
 
-def _num_steps(sweep: Sweep, cell: Cell, rate: Rate) -> int:
-    """Steps for the predicted factor to change the error by ``depth_of_fit``, shrinking or growing."""
-    slope = abs(math.log(rate.factor)) if rate.factor > 0 else math.inf
-    if slope == 0:
+def _num_steps(sweep: Sweep, lead: Cell, factors: np.ndarray) -> int:
+    """Steps until the slowest predicted factor has changed the error by ``depth_of_fit``, shrinking or growing."""
+    slopes = np.abs(np.log(factors[factors > 0]))
+    if np.any(slopes == 0):
         return sweep.record.max_steps
-    needed = MARGIN[cell.start] * abs(math.log(sweep.record.depth_of_fit)) / slope + EXTRA_STEPS
+    needed = EXTRA_STEPS
+    if slopes.size:
+        needed += MARGIN[lead.start] * abs(math.log(sweep.record.depth_of_fit)) / np.min(slopes)
     return int(min(sweep.record.max_steps, math.ceil(needed)))

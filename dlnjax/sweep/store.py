@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -254,12 +255,26 @@ def _array(field: pa.Field, values: Sequence[Any] | None, length: int) -> pa.Arr
     if values is None:
         return pa.nulls(length, field.type)
     try:
-        made = pa.array([_plain(value) for value in values], field.type)
+        made = _converted(values, field.type)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise ValueError(f"column {field.name}: {error}") from None
     if len(made) != length or (made.null_count and not field.nullable):
         raise ValueError(f"column {field.name}: {len(made)} values, {made.null_count} null, of {length}")
     return made
+
+
+def _converted(values: Any, kind: pa.DataType) -> pa.Array:
+    """Whole arrays at once (masked: null), lists value by value."""
+    if not isinstance(values, np.ndarray):
+        plain = pa.types.is_string(kind) or pa.types.is_integer(kind)
+        return pa.array(values if plain else [_plain(value) for value in values], kind)
+    if values.ndim == 2:
+        if not pa.types.is_fixed_size_list(kind) or values.shape[1] != kind.list_size:
+            raise ValueError(f"an array of shape {values.shape} for {kind}")
+        flat = np.ascontiguousarray(values, np.float64).ravel()
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind)
+    mask = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
+    return pa.array(np.asarray(values), mask=mask).cast(kind)
 
 
 def _plain(value: Any) -> Any:
