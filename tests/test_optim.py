@@ -164,6 +164,32 @@ def test_jit_vmap_and_restored_states_agree_and_nothing_recompiles(row):
     assert it.traces == before
 
 
+@pytest.fixture(scope="module")
+def checkpointed(tmp_path_factory):
+    """Every row after two steps, as it was and as orbax read it back into the shapes of a fresh start."""
+    orbax = pytest.importorskip("orbax.checkpoint")
+    midway, shapes = {}, {}
+    for name, it in {name: program(row) for name, row in TABLE.items()}.items():
+        with jax.numpy_dtype_promotion("standard" if "adam" in name else "strict"):
+            midway[name] = it.run((it.params, it.state), 2)
+            shapes[name] = it.params, it.optimizer.init(it.params)
+    with orbax.StandardCheckpointer() as checkpointer:
+        folder = tmp_path_factory.mktemp("orbax") / "state"
+        checkpointer.save(folder, midway)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(folder, jax.eval_shape(lambda: shapes))
+    return midway, jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), restored)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_run_restored_by_orbax_continues_bitwise(name, checkpointed):
+    it, (midway, restored) = program(TABLE[name]), checkpointed
+    jax.tree.map(np.testing.assert_array_equal, midway[name], restored[name])
+    jax.tree.map(np.testing.assert_array_equal, it.run(midway[name], 2), it.run(restored[name], 2))
+    assert jax.tree.structure(restored[name][1]) == jax.tree.structure(it.state)
+    assert it.traces == 1
+
+
 def test_a_traced_step_size_is_the_one_used():
     params, loss = problem()
 

@@ -21,6 +21,7 @@ import optax
 
 from dlnjax import optim, stiefel
 from dlnjax.bench import peers
+from dlnjax.sweep import devices
 
 #: (batch, n, p) and whether the case has a target.
 CASES = (((512, 32, 32), True), ((128, 64, 64), True), ((256, 64, 32), False))
@@ -33,10 +34,13 @@ RECIPES: dict[str, Callable[[], optax.GradientTransformation]] = {
     "rgd_qr": lambda: optim.rgd(STEP_SIZE, retraction=stiefel.retract_qr, constrained=True),
     "rgd_cholesky_qr": lambda: optim.rgd(STEP_SIZE, retraction=stiefel.retract_cholesky_qr, constrained=True),
     "rgd_cayley": lambda: optim.rgd(STEP_SIZE, retraction=stiefel.retract_cayley, constrained=True),
+    "rgd_exponential": lambda: optim.rgd(STEP_SIZE, retraction=stiefel.exponential, constrained=True),
     "heavy_ball": lambda: optim.heavy_ball(STEP_SIZE, constrained=True),
     "nesterov": lambda: optim.nesterov(STEP_SIZE, constrained=True),
     "adam": lambda: optim.adam(STEP_SIZE, constrained=True),
     "adam_elementwise": lambda: optim.adam(STEP_SIZE, second="elementwise", constrained=True),
+    "polyak": lambda: optim.polyak(constrained=True),
+    "armijo": lambda: optim.armijo(constrained=True),
 }
 
 
@@ -52,18 +56,18 @@ def _problem(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _products_alone(start: np.ndarray, target: np.ndarray) -> peers.Advance:
-    """The four products of a usual step, and nothing else: two ``A B^T``, two ``A B``."""
-    side = jnp.asarray(start if start.shape[-1] >= start.shape[-2] else start.swapaxes(-1, -2))
-    other = jnp.asarray(target).reshape(side.shape)
+    """The four products of a usual step, and nothing else: two ``A B^T``, two ``A B``; on every device."""
+    shape = start.shape if start.shape[-1] >= start.shape[-2] else start.swapaxes(-1, -2).shape
+    side, other = (jnp.asarray(a).reshape(shape) for a in (start, target))
 
-    def step(w: Any) -> Any:
+    def step(w: Any, other: Any) -> Any:
         s = jnp.matmul(other, jnp.swapaxes(w, -1, -2), precision=jax.lax.Precision.HIGHEST)
         y = jnp.matmul(s, w, precision=jax.lax.Precision.HIGHEST)
         g = jnp.matmul(y, jnp.swapaxes(y, -1, -2), precision=jax.lax.Precision.HIGHEST)
         return jnp.matmul(g, y, precision=jax.lax.Precision.HIGHEST)
 
-    run = jax.jit(lambda w, steps: jax.lax.fori_loop(0, steps, lambda _, c: step(c), w))
-    return lambda steps: jax.block_until_ready(run(side * 0.5, steps))
+    run = peers.spread(step)
+    return lambda steps: jax.block_until_ready(run(side * 0.5, other, np.int32(steps)))
 
 
 def _steps_for(advance: peers.Advance, seconds: float) -> int:
@@ -78,7 +82,7 @@ def time_case(shape: tuple[int, ...], *, rounds: int = 5, seconds: float = 0.3) 
     """Seconds per step of every contestant, best of ``rounds`` interleaved rounds, and where each ended."""
     start, target = _problem(shape)
     found, left_out = peers.available(shape)
-    contestants = {peers.OURS: peers.dlnjax, **found}
+    contestants = {peers.OURS: peers.dlnjax, peers.ALONE: peers.dlnjax_1_device, **found}
     advances = {name: make(start, target, STEP_SIZE) for name, make in contestants.items()}
     losses = {
         name: float(np.sum((np.asarray(advance(20)) - target) ** 2) / 2) for name, advance in advances.items()
@@ -107,13 +111,19 @@ def time_case(shape: tuple[int, ...], *, rounds: int = 5, seconds: float = 0.3) 
 def drift(recipe: str, dtype: str, steps: int) -> float:
     """Largest ``||W^T W - I||_F`` of a few matrices that follow a moving target for ``steps`` steps."""
     with jax.enable_x64(dtype == "float64"):
-        optimizer = RECIPES[recipe]()
+        optimizer = optax.with_extra_args_support(RECIPES[recipe]())
         params = stiefel.random(jax.random.key(0), (4, 8, 6), dtype)
         goals = stiefel.random(jax.random.key(1), (16, 4, 8, 6), dtype)
 
         def step(count: Any, carry: Any) -> Any:
             params, state = carry
-            updates, state = optimizer.update(params - goals[count // 200 % 16], state, params)
+            goal = goals[count // 200 % 16]
+
+            def loss(w: Any) -> Any:
+                return jnp.sum(jnp.square(w - goal)) / 2
+
+            extra = {"value": loss(params), "value_fn": loss}  # what polyak and armijo ask for
+            updates, state = optimizer.update(params - goal, state, params, **extra)
             return optax.apply_updates(params, updates), state
 
         run = jax.jit(lambda carry: jax.lax.fori_loop(0, steps, step, carry))
@@ -144,7 +154,7 @@ def run(*, rounds: int, seconds: float, steps: int) -> dict[str, Any]:
         verdict = "met" if target["met"] else "MISSED"
         print(f"{verdict:7}{target['name']}: {target['value']:.3g} (target {target['target']:g})")
     machine = {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}
-    versions = {"jax": jax.__version__, "backend": jax.default_backend()}
+    versions = {"jax": jax.__version__, "backend": jax.default_backend(), "devices": len(jax.devices())}
     return {"targets": targets, "cases": cases, "machine": machine | versions}
 
 
@@ -153,7 +163,7 @@ def _print_case(case: dict[str, Any]) -> None:
     print(f"{batch} matrices of {n}x{p}, float32; products alone: {case['share_of_products']:.0%} of a step")
     for name, seconds in sorted(case["seconds_per_step"].items(), key=lambda item: item[1]):
         ratio = f"{case['ratios'][name]:6.1f} times ours" if name in case["ratios"] else ""
-        print(f"  {name:15}{seconds * 1e3:9.3f} ms a step {ratio}")
+        print(f"  {name:16}{seconds * 1e3:9.3f} ms a step {ratio}")
     for name, reason in case["left_out"].items():
         print(f"  {name}: {reason}")
 
@@ -166,6 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a round (default 0.3)")
     parser.add_argument("--steps", type=int, default=100_000, help="steps of the drift runs (default 100000)")
     options = parser.parse_args(argv)
+    devices.prepare("float32")
     report = run(rounds=options.rounds, seconds=options.seconds, steps=options.steps)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:

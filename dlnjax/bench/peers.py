@@ -4,10 +4,15 @@ Every peer minimises ``1/2 ||W - T||^2`` over a batch of orthonormal matrices fr
 in the fastest way its documentation offers: a factory takes ``(start, target, step_size)``, numpy
 arrays, and returns a function that advances ``steps`` steps and returns the matrices. The gradient costs one
 subtraction, so what is timed is the optimizer.
+
+Every contestant may use every core: those in JAX, ours and the peers alike, hold one host device a core with the
+batch spread over them (a device runs its products on one core); torch has its threads, and geoopt is also
+timed with one thread, which is faster where the matrices are small or the machine is busy.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import multiprocessing
 from collections.abc import Callable
@@ -15,81 +20,100 @@ from typing import Any
 
 import numpy as np
 
+from dlnjax.sweep.devices import cores, prepare
+
 Advance = Callable[[int], np.ndarray]
-Factory = Callable[[np.ndarray, np.ndarray, float], Advance]
+Factory = Callable[..., Advance]
 
 
-def _scanned(step: Callable[[Any], Any], start: Any) -> Advance:
-    """Run ``step`` in one compiled loop whose number of turns is an argument."""
+def spread(
+    step: Callable[..., Any], begin: Callable[[Any], Any] = lambda w: w, count: int | None = None
+) -> Callable[..., Any]:
+    """``run(w, goal, steps)``: ``step(carry, goal)`` in one compiled loop, the batch divided among ``count`` devices.
+
+    ``begin(w)`` is the first carry; what comes back is its first leaf. The number of turns is an argument.
+    """
     import jax
+    from jax.sharding import AxisType, Mesh, PartitionSpec
 
-    run = jax.jit(lambda carry, steps: jax.lax.fori_loop(0, steps, lambda _, c: step(c), carry))
-    return lambda steps: jax.block_until_ready(run(start, steps))
+    def loop(w: Any, goal: Any, steps: Any) -> Any:
+        return jax.tree.leaves(jax.lax.fori_loop(0, steps, lambda _, c: step(c, goal), begin(w)))[0]
+
+    mesh = Mesh(np.array(jax.local_devices()[:count]), ("batch",), axis_types=(AxisType.Auto,))
+    split, whole = PartitionSpec("batch"), PartitionSpec()
+    mapped = jax.shard_map(loop, mesh=mesh, in_specs=(split, split, whole), out_specs=split, check_vma=False)
+    return jax.jit(mapped)
 
 
-def dlnjax(start: np.ndarray, target: np.ndarray, step_size: float) -> Advance:
-    """Ours: the chain of links a user writes."""
+def _scanned(step: Callable[..., Any], start: np.ndarray, goal: np.ndarray, **options: Any) -> Advance:
+    import jax
     import jax.numpy as jnp
+
+    run, w, t = spread(step, **options), jnp.asarray(start), jnp.asarray(goal)
+    return lambda steps: jax.block_until_ready(run(w, t, np.int32(steps)))
+
+
+def dlnjax(start: np.ndarray, target: np.ndarray, step_size: float, count: int | None = None) -> Advance:
+    """Ours: the chain of links a user writes."""
     import optax
 
     from dlnjax import optim
 
     optimizer = optim.rgd(step_size, constrained=True)
-    goal = jnp.asarray(target)
-    params = jnp.asarray(start)
 
-    def step(carry: Any) -> Any:
+    def step(carry: Any, goal: Any) -> Any:
         params, state = carry
         updates, state = optimizer.update(params - goal, state, params)
         return optax.apply_updates(params, updates), state
 
-    advance = _scanned(step, (params, optimizer.init(params)))
-    return lambda steps: advance(steps)[0]
+    return _scanned(step, start, target, begin=lambda w: (w, optimizer.init(w)), count=count)
 
 
-def svd_in_jax(start: np.ndarray, target: np.ndarray, step_size: float) -> Advance:
+def dlnjax_1_device(start: np.ndarray, target: np.ndarray, step_size: float) -> Advance:
+    """Ours with JAX's default settings: one device, whose products run on one core."""
+    return dlnjax(start, target, step_size, count=1)
+
+
+def svd_in_jax(start: np.ndarray, target: np.ndarray, step_size: float, count: int | None = None) -> Advance:
     """What one writes in JAX without a package: projection, then ``u @ vt`` of the batched SVD."""
     import jax.numpy as jnp
 
-    goal = jnp.asarray(target)
-
-    def step(w: Any) -> Any:
+    def step(w: Any, goal: Any) -> Any:
         g = w - goal
         product = jnp.swapaxes(w, -1, -2) @ g
         moved = w - step_size * (g - w @ (product + jnp.swapaxes(product, -1, -2)) / 2)
         u, _, vt = jnp.linalg.svd(moved, full_matrices=False)
         return u @ vt
 
-    return _scanned(step, jnp.asarray(start))
+    return _scanned(step, start, target, count=count)
 
 
-def geojax(start: np.ndarray, target: np.ndarray, step_size: float) -> Advance:
+def geojax(start: np.ndarray, target: np.ndarray, step_size: float, count: int | None = None) -> Advance:
     """geojax: canonical Stiefel gradient and its retraction (the exponential), vmapped and compiled.
 
     Its embedded-metric manifold calls two independent batched exponentials, that is two batched LAPACK solves, in one
     program: on two threads that waits for ever.
     """
     import jax
-    import jax.numpy as jnp
     from geojax.geometry.stiefel import Stiefel  # pyright: ignore[reportMissingImports]
 
     manifold: Any = Stiefel(tuple(start.shape[-2:]))
-    goal = jnp.asarray(target)
 
     def one(w: Any, t: Any) -> Any:
         return manifold.retr(w, -step_size * manifold.egrad_to_rgrad(w, w - t))
 
-    return _scanned(lambda w: jax.vmap(one)(w, goal), jnp.asarray(start))
+    return _scanned(jax.vmap(one), start, target, count=count)
 
 
-def geoopt(start: np.ndarray, target: np.ndarray, step_size: float) -> Advance:
-    """geoopt: ``RiemannianSGD`` on one batched parameter, Euclidean metric, QR."""
+def geoopt(start: np.ndarray, target: np.ndarray, step_size: float, threads: int | None = None) -> Advance:
+    """geoopt: ``RiemannianSGD`` on one batched parameter, Euclidean metric, QR; one thread a core by default."""
     import geoopt as package  # pyright: ignore[reportMissingImports]
     import torch  # pyright: ignore[reportMissingImports]
 
     goal = torch.from_numpy(target)
 
     def advance(steps: int) -> np.ndarray:
+        torch.set_num_threads(cores() if threads is None else threads)
         manifold = package.manifolds.EuclideanStiefel()
         begin = torch.from_numpy(start).clone()
         w: Any = package.ManifoldParameter(begin, manifold=manifold)  # pyright: ignore[reportCallIssue]
@@ -117,28 +141,31 @@ def pymanopt(start: np.ndarray, target: np.ndarray, step_size: float) -> Advance
     return advance
 
 
-OURS = "dlnjax"
+OURS, ALONE = "dlnjax", "dlnjax_1_device"
 PEERS: dict[str, Factory] = {
     "geoopt": geoopt,
+    "geoopt_1_thread": functools.partial(geoopt, threads=1),
     "geojax": geojax,
     "pymanopt": pymanopt,
     "svd_in_jax": svd_in_jax,
 }
 
-
-NEEDS = {"geoopt": "geoopt", "geojax": "geojax", "pymanopt": "pymanopt", "svd_in_jax": "jax"}
-#: Peers that call batched LAPACK from a JAX program, which on few cores may never return: tried aside first.
+#: What has to be importable for a peer, where it is not its own name.
+NEEDS = {"geoopt_1_thread": "geoopt", "svd_in_jax": "jax"}
+#: Peers that call batched LAPACK from a JAX program, which on few cores may never return: tried aside first, on all
+#: devices, then on one.
 MAY_HANG = ("geojax", "svd_in_jax")
 
 
-def _try(name: str, shape: tuple[int, ...]) -> None:
+def _try(name: str, shape: tuple[int, ...], count: int | None) -> None:
+    prepare("float32")
     start = np.broadcast_to(np.eye(*shape[-2:], dtype=np.float32), shape).copy()
-    PEERS[name](start, start[..., ::-1].copy(), 0.01)(20)
+    PEERS[name](start, start[..., ::-1].copy(), 0.01, count)(20)
 
 
-def _returns(name: str, shape: tuple[int, ...], patience: float) -> bool:
+def _returns(name: str, shape: tuple[int, ...], count: int | None, patience: float) -> bool:
     """Whether a peer comes back at all from a few steps of this shape, in a process that can be stopped."""
-    child = multiprocessing.get_context("spawn").Process(target=_try, args=(name, shape))
+    child = multiprocessing.get_context("spawn").Process(target=_try, args=(name, shape, count))
     child.start()
     child.join(patience)
     hangs = child.is_alive()
@@ -148,14 +175,23 @@ def _returns(name: str, shape: tuple[int, ...], patience: float) -> bool:
     return not hangs and child.exitcode == 0
 
 
-def available(shape: tuple[int, ...], patience: float = 90.0) -> tuple[dict[str, Factory], dict[str, str]]:
+def _usable(name: str, shape: tuple[int, ...], patience: float) -> Factory | None:
+    if name not in MAY_HANG:
+        return PEERS[name]
+    for count in (None, 1):
+        if _returns(name, shape, count, patience):
+            return functools.partial(PEERS[name], count=count)
+    return None
+
+
+def available(shape: tuple[int, ...], patience: float = 60.0) -> tuple[dict[str, Factory], dict[str, str]]:
     """The peers that can run this shape, and why the others are left out."""
     found, left_out = {}, {}
-    for name, make in PEERS.items():
-        if importlib.util.find_spec(NEEDS[name]) is None:
+    for name in PEERS:
+        if importlib.util.find_spec(NEEDS.get(name, name)) is None:
             left_out[name] = "not installed; pip install 'dlnjax[bench]'"
-        elif name in MAY_HANG and not _returns(name, shape, patience):
-            left_out[name] = f"failed, or did not return within {patience:g} s"
-        else:
+        elif make := _usable(name, shape, patience):
             found[name] = make
+        else:
+            left_out[name] = f"failed, or did not return within {patience:g} s"
     return found, left_out
