@@ -225,3 +225,132 @@ def stiefel_geodesic(point, tangent, metric, steps=400):
         y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
         v = v + h / 6 * (l1 + 2 * l2 + 2 * l3 + l4)
     return y
+
+
+# --- optimizers beyond gradient descent: a network of plain layers, W_1 free, the others orthonormal ---------------
+
+
+def network_loss(layers, target):
+    """``1/2 ||W_N ... W_1 - T||^2``; no conjugation, so complex layers may pass."""
+    return np.sum((chain_product(layers) - target) ** 2) / 2
+
+
+def network_gradient(layers, target):
+    """Its layer gradients, analytic in the layers."""
+    error = chain_product(layers) - target
+    gradients = []
+    for i, w in enumerate(layers):
+        left = chain_product([np.eye(w.shape[0]), *layers[i + 1 :]])
+        right = chain_product([np.eye(layers[0].shape[1]), *layers[:i]])
+        gradients.append(left.T @ error @ right.T)
+    return gradients
+
+
+def tangents(layers, vectors):
+    """W_1's vector as it is, the others projected."""
+    return [vectors[0], *(tangent(w, v) for w, v in zip(layers[1:], vectors[1:], strict=True))]
+
+
+def network_hessian(layers, target, direction):
+    """Riemannian Hessian along a tangent direction: the derivative of the projected gradient field, projected.
+
+    The field ``W -> P_W(g(W))`` is analytic, so its derivative is a complex step; no Weingarten formula enters.
+    """
+    moved = [w + 1e-30j * d for w, d in zip(layers, direction, strict=True)]
+    field = tangents(moved, network_gradient(moved, target))
+    return tangents(layers, [np.imag(f) / 1e-30 for f in field])
+
+
+def dot(a, b):
+    return sum(np.sum(x * y) for x, y in zip(a, b, strict=True))
+
+
+def combine(a, b, factor):
+    return [x + factor * y for x, y in zip(a, b, strict=True)]
+
+
+def polar_move(layers, step):
+    return [layers[0] + step[0], *(polar(w + s) for w, s in zip(layers[1:], step[1:], strict=True))]
+
+
+def polar_velocity(point, step):
+    """d/dt polar(point + t step) at t = 1, through the singular value decomposition."""
+    u, s, vt = np.linalg.svd(point + step, full_matrices=False)
+    inner = u.T @ step @ vt.T
+    omega = (inner - inner.T) / (s[:, None] + s[None])
+    tall = point.shape[0] >= point.shape[1]
+    if tall:
+        outside = (step - u @ (u.T @ step)) @ vt.T / s
+        return u @ omega @ vt + outside @ vt
+    outside = (u.T @ (step - (step @ vt.T) @ vt)) / s[:, None]
+    return u @ omega @ vt + u @ outside
+
+
+def exact_step(layers, target, direction):
+    """t > 0 where the slope of the loss along the curve of ``t direction`` first vanishes, by bisection."""
+
+    def slope(t):
+        step = [t * d for d in direction]
+        velocity = [polar_velocity(w, s) / t for w, s in zip(layers, step, strict=True)]
+        velocity[0] = direction[0]
+        return dot(network_gradient(polar_move(layers, step), target), velocity)
+
+    low, high = 1e-12, 0.05
+    while slope(high) < 0:
+        low, high = high, 1.5 * high
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    return (low + high) / 2
+
+
+def conjugate_gradient_path(layers, target, count):
+    """Polak-Ribiere with exact steps and projection transport."""
+    path, old, direction = [], None, None
+    for _ in range(count):
+        gradient = tangents(layers, network_gradient(layers, target))
+        if old is None:
+            direction = [-g for g in gradient]
+        else:
+            change = combine(gradient, tangents(layers, old), -1)
+            beta = max(0.0, dot(gradient, change) / dot(old, old))
+            direction = combine([-g for g in gradient], tangents(layers, direction), beta)
+        t = exact_step(layers, target, direction)
+        layers, old = polar_move(layers, [t * d for d in direction]), gradient
+        path.append(layers)
+    return path
+
+
+def bfgs_path(layers, target, count, memory):
+    """Limited-memory BFGS as the dense recursion ``B <- V^T B V + rho s s^T``, with exact steps."""
+    path, pairs, last = [], [], None
+    flat = lambda tree: np.concatenate([x.ravel() for x in tree])  # noqa: E731
+
+    def shaped(vector):
+        ends = np.cumsum([w.size for w in layers])
+        parts = np.split(vector, ends[:-1])
+        return [v.reshape(w.shape) for v, w in zip(parts, layers, strict=True)]
+
+    for _ in range(count):
+        gradient = tangents(layers, network_gradient(layers, target))
+        pairs = [(tangents(layers, s), tangents(layers, y)) for s, y in pairs]
+        if last is not None:
+            step = tangents(layers, combine(layers, last[0], -1))
+            pairs.append((step, combine(gradient, tangents(layers, last[1]), -1)))
+        pairs = pairs[-memory:]
+        size = sum(w.size for w in layers)
+        if pairs:
+            s, y = map(flat, pairs[-1])
+            inverse = np.eye(size) * (s @ y) / (y @ y)
+        else:
+            inverse = np.eye(size)
+        for pair in pairs:
+            s, y = map(flat, pair)
+            v = np.eye(size) - np.outer(y, s) / (s @ y)
+            inverse = v.T @ inverse @ v + np.outer(s, s) / (s @ y)
+        direction = shaped(-inverse @ flat(gradient))
+        last = layers, gradient
+        t = exact_step(layers, target, direction)
+        layers = polar_move(layers, [t * d for d in direction])
+        path.append(layers)
+    return path

@@ -47,11 +47,22 @@ TABLE = {
     "adam_elementwise": Row(functools.partial(optim.adam, second="elementwise"), 0.01, floor=1e-7),
     "polyak": Row(optim.polyak, searches=True),
     "armijo": Row(optim.armijo, searches=True),
+    "conjugate_gradient": Row(optim.conjugate_gradient, steps=60, searches=True),
+    "lbfgs": Row(optim.lbfgs, steps=60, searches=True),
+    "trust_region": Row(optim.trust_region, steps=12, searches=True),
 }
 STEPPED = {k: v for k, v in TABLE.items() if not v.searches}
 DTYPES = {np.float32: 1e-6, np.float64: 1e-12}
-each_row = pytest.mark.parametrize("row", TABLE.values(), ids=TABLE)
-each_stepped = pytest.mark.parametrize("row", STEPPED.values(), ids=STEPPED)
+#: Rows whose programs take seconds to compile; what they share with the others runs with the slow tests.
+HEAVY = {"conjugate_gradient", "lbfgs", "trust_region"}
+
+
+def _rows(table):
+    marks = {name: [pytest.mark.slow] if name in HEAVY else [] for name in table}
+    return pytest.mark.parametrize("row", [pytest.param(table[k], marks=marks[k], id=k) for k in table])
+
+
+each_row, each_stepped = _rows(TABLE), _rows(STEPPED)
 LABELS = {"free": False, "tall": True, "wide": True}
 
 

@@ -5,32 +5,45 @@ recipe do it. Updates follow optax's sign; :func:`retract` returns new - old and
 """
 
 from dlnjax.optim._adam import AdamState, scale_by_tangent_adam
+from dlnjax.optim._conjugate import ConjugateState, conjugate, conjugate_gradient
 from dlnjax.optim._drift import DriftState, control_drift
+from dlnjax.optim._lbfgs import lbfgs, transported_lbfgs
 from dlnjax.optim._leaves import MatrixAxes
 from dlnjax.optim._line_search import ArmijoState, PolyakState, armijo_search, scale_by_polyak
 from dlnjax.optim._momentum import MomentumState, transport_momentum
+from dlnjax.optim._product import Product, hessian_vector
 from dlnjax.optim._recipes import adam, armijo, gd, heavy_ball, nesterov, polyak, rgd
 from dlnjax.optim._retract import retract
 from dlnjax.optim._select import chain, labels, off, on
 from dlnjax.optim._step import StepState, scale_by_step
 from dlnjax.optim._tangent import project_to_tangent
+from dlnjax.optim._trust_region import TrustRegionState, trust_region
+from dlnjax.optim._wolfe import WolfeState, wolfe_search
 
 __all__ = [
     "AdamState",
     "ArmijoState",
+    "ConjugateState",
     "DriftState",
     "MatrixAxes",
     "MomentumState",
     "PolyakState",
+    "Product",
     "StepState",
+    "TrustRegionState",
+    "WolfeState",
     "adam",
     "armijo",
     "armijo_search",
     "chain",
+    "conjugate",
+    "conjugate_gradient",
     "control_drift",
     "gd",
     "heavy_ball",
+    "hessian_vector",
     "labels",
+    "lbfgs",
     "nesterov",
     "off",
     "on",
@@ -42,4 +55,7 @@ __all__ = [
     "scale_by_step",
     "scale_by_tangent_adam",
     "transport_momentum",
+    "transported_lbfgs",
+    "trust_region",
+    "wolfe_search",
 ]

@@ -1,0 +1,102 @@
+"""Non-linear conjugate gradients: the new gradient, plus as much of the old direction as keeps both conjugate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dlnjax import stiefel
+from dlnjax._types import Retraction
+from dlnjax.optim._leaves import Axes, need_params
+from dlnjax.optim._product import Product, add, choose, inner
+from dlnjax.optim._retract import Last
+from dlnjax.optim._select import Labels
+from dlnjax.optim._wolfe import wolfe_search
+
+
+class ConjugateState(NamedTuple):
+    """Attributes:
+    direction: the last one, ``u`` in ``Retr(-t u)``; zero before the first.
+    gradient: the last Riemannian gradient.
+    """
+
+    direction: Any
+    gradient: Any
+
+
+#: (new gradient, its change, last gradient, last direction) -> numerator and denominator of beta; carried vectors.
+RULES: dict[str, Callable[[Any, Any, Any, Any], tuple[jax.Array, jax.Array]]] = {
+    "polak_ribiere": lambda g, change, old, _: (inner(g, change), inner(old, old)),
+    "hestenes_stiefel": lambda g, change, _, u: (inner(g, change), -inner(u, change)),
+    "fletcher_reeves": lambda g, _, old, __: (inner(g, g), inner(old, old)),
+}
+
+
+def conjugate(space: Product, rule: str = "polak_ribiere") -> optax.GradientTransformation:
+    r"""``u <- g + beta P(u)`` with ``beta = max(0, <g, g - P(g_old)> / <g_old, g_old>)``.
+
+    P projects on the tangent space of the new point; where u is no ascent direction it is replaced by g
+    [paper: Polak & Ribiere 1969 with Powell's restart; on manifolds Absil, Mahony & Sepulchre 2008, algorithm 13].
+    ``hestenes_stiefel`` divides by ``-<P(u_old), g - P(g_old)>``, ``fletcher_reeves`` has ``<g, g>`` above.
+
+    Args:
+      space: projection of the tree. rule: one of those.
+    """
+    if rule not in RULES:
+        raise ValueError(f"rule is {rule!r}; choose one of {', '.join(RULES)}")
+
+    def init(params: Any) -> ConjugateState:
+        zero = jax.tree.map(jnp.zeros_like, params)
+        return ConjugateState(zero, zero)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, ConjugateState]:
+        need_params(params, "conjugate")
+        gradient = space.project(params, updates)
+        old_direction = space.project(params, state.direction)
+        old = space.project(params, state.gradient)
+        # where the old gradient was stored its own length is needed, not that of what is left of it here
+        above, below = RULES[rule](gradient, add(gradient, old, -1.0), state.gradient, old_direction)
+        beta = jnp.where(below > 0, jnp.maximum(above / jnp.where(below > 0, below, 1), 0), 0)
+        mixed = add(gradient, old_direction, beta)
+        direction = choose(inner(mixed, gradient) > 0, mixed, gradient)
+        return direction, ConjugateState(direction, gradient)
+
+    return optax.GradientTransformation(init, update)
+
+
+def conjugate_gradient(
+    step_size: float = 1.0,
+    *,
+    rule: str = "polak_ribiere",
+    decrease: float = 1e-4,
+    curvature: float = 0.1,
+    max_trials: int = 25,
+    retraction: Retraction = stiefel.retract_polar,
+    constrained: Labels = None,
+    axes: Axes = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Riemannian non-linear conjugate gradients; ``update`` takes ``value`` and ``value_fn``.
+
+    ``W <- Retr(-t u)`` with u from :func:`conjugate` over all leaves together and t from :func:`wolfe_search`;
+    embedded metric, projection transport [paper: Polak & Ribiere 1969; Sato 2022 for the conditions on a manifold].
+
+    Args:
+      step_size: the first trial of the first search.
+      rule: see :func:`conjugate`. decrease, curvature, max_trials: see :func:`wolfe_search`.
+      retraction, constrained, axes: as in :func:`rgd`.
+    """
+    space = Product(constrained, retraction, axes)
+    search = wolfe_search(
+        space,
+        step_size=step_size,
+        first="slope",
+        decrease=decrease,
+        curvature=curvature,
+        max_trials=max_trials,
+    )
+    chained = optax.chain(conjugate(space, rule), search)
+    return Last(chained.init, chained.update)

@@ -1,0 +1,93 @@
+"""L-BFGS by optax's own update, whose memory is carried to the new tangent space before each one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dlnjax import stiefel
+from dlnjax._types import Retraction
+from dlnjax.optim._leaves import Axes, need_params
+from dlnjax.optim._product import Product, add, choose, inner
+from dlnjax.optim._retract import Last
+from dlnjax.optim._select import Labels
+from dlnjax.optim._wolfe import wolfe_search
+
+#: A pair of step and gradient change enters the memory if the cosine of their angle is above this.
+CAUTION = 1e-8
+
+
+def transported_lbfgs(space: Product, memory: int = 10) -> optax.GradientTransformation:
+    r"""``u <- B g``, B the inverse Hessian that L-BFGS builds from the last pairs, all projected to the new point.
+
+    Projecting the stored steps and gradient changes keeps B a map of the new tangent space; a pair
+    that loses its positive curvature on the way is dropped (cautious update), so B stays positive definite
+    [paper: Liu & Nocedal 1989; Huang, Gallivan & Absil 2015, section 3; optax's ``scale_by_lbfgs`` computes B g].
+
+    Args:
+      space: projection of the tree. memory: pairs kept, at least 1.
+    """
+    plain = optax.scale_by_lbfgs(memory)
+
+    def init(params: Any) -> Any:
+        state: Any = plain.init(params)
+        dtype = jnp.result_type(*jax.tree.leaves(params))
+        return state._replace(weights_memory=state.weights_memory.astype(dtype))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        need_params(params, "transported_lbfgs")
+        gradient = space.project(params, updates)
+        carry = jax.vmap(lambda tree: space.project(params, tree))
+        steps, changes = carry(state.diff_params_memory), carry(state.diff_updates_memory)
+        weights = jax.vmap(_weight)(steps, changes)
+        step = space.project(params, add(params, state.params, -1.0))
+        change = add(gradient, space.project(params, state.updates), -1.0)
+        kept = (_weight(step, change) > 0) | (state.count == 0)
+        zero = jax.tree.map(jnp.zeros_like, params)
+        carried = state._replace(
+            params=add(params, choose(kept, step, zero), -1.0),
+            updates=add(gradient, choose(kept, change, zero), -1.0),
+            diff_params_memory=steps,
+            diff_updates_memory=changes,
+            weights_memory=weights.astype(state.weights_memory.dtype),
+        )
+        with jax.numpy_dtype_promotion("standard"):  # optax counts with integers of two sizes
+            direction, new = plain.update(gradient, carried, params)
+        return choose(inner(direction, gradient) > 0, direction, gradient), new
+
+    return optax.GradientTransformation(init, update)
+
+
+def _weight(step: Any, change: Any) -> jax.Array:
+    """``1 / <s, y>``, or 0 for a pair without positive curvature."""
+    product = inner(step, change)
+    size = jnp.sqrt(inner(step, step) * inner(change, change))
+    return jnp.where(product > CAUTION * size, 1 / jnp.where(product > 0, product, 1), 0)
+
+
+def lbfgs(
+    memory: int = 10,
+    *,
+    decrease: float = 1e-4,
+    curvature: float = 0.9,
+    max_trials: int = 25,
+    retraction: Retraction = stiefel.retract_polar,
+    constrained: Labels = None,
+    axes: Axes = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Riemannian L-BFGS; ``update`` takes ``value`` and ``value_fn``.
+
+    ``W <- Retr(-t B g)`` with B from :func:`transported_lbfgs` over all leaves together and t from
+    :func:`wolfe_search`, first trial 1; embedded metric, projection transport [paper: Huang, Gallivan & Absil 2015].
+
+    Args:
+      memory: pairs kept. decrease, curvature, max_trials: see :func:`wolfe_search`.
+      retraction, constrained, axes: as in :func:`rgd`.
+    """
+    space = Product(constrained, retraction, axes)
+    search = wolfe_search(space, decrease=decrease, curvature=curvature, max_trials=max_trials)
+    chained = optax.chain(transported_lbfgs(space, memory), search)
+    return Last(chained.init, chained.update)

@@ -1,0 +1,119 @@
+"""The product manifold of a tree: orthonormal leaves and free ones, under the embedded metric, as one space.
+
+Methods that look at all leaves at once (a search along a curve, conjugate directions, a trust region) need one
+inner product, one projection and one retraction for the whole tree. This is where they find them; a free
+leaf is a flat factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dlnjax import stiefel
+from dlnjax._types import Retraction
+from dlnjax.optim._leaves import Axes, check_leaf, from_matrix, named_leaves, specs, to_matrix
+from dlnjax.optim._retract import retract
+from dlnjax.optim._select import Labels, labels, on
+from dlnjax.optim._tangent import project_to_tangent
+
+
+class Product(NamedTuple):
+    """Attributes:
+    constrained: which leaves are orthonormal, see :func:`dlnjax.optim.labels`.
+    retraction: ``(point, tangent) -> point`` on those leaves.
+    axes: which axes form the matrix.
+    """
+
+    constrained: Labels = None
+    retraction: Retraction = stiefel.retract_polar
+    axes: Axes = None
+
+    def check(self, params: Any) -> None:
+        """Refuse points off the manifold."""
+        on(self.constrained, retract(self.retraction, axes=self.axes)).init(params)
+
+    def project(self, params: Any, tree: Any) -> Any:
+        """The orthogonal projection of a tree on the tangent space."""
+        link = on(self.constrained, project_to_tangent(axes=self.axes))
+        return link.update(tree, link.init(params), params)[0]
+
+    def move(self, params: Any, tangent: Any) -> Any:
+        """``Retr(tangent) - params``, in the form of an update."""
+        link = on(self.constrained, retract(self.retraction, axes=self.axes))
+        return link.update(tangent, link.init(params), params)[0]
+
+    def hessian(self, params: Any, gradient: Any, curvature: Any, tangent: Any) -> Any:
+        """The Riemannian Hessian from the plain one, see :func:`dlnjax.stiefel.hessian`."""
+        flags = jax.tree.leaves(labels(self.constrained, params))
+        columns = zip(*map(jax.tree.leaves, (gradient, curvature, tangent)), strict=True)
+        out = []
+        rows = zip(named_leaves(params), flags, specs(self.axes, params), columns, strict=True)
+        for (name, point), held, spec, vectors in rows:
+            if not held:
+                out.append(vectors[1])
+                continue
+            check_leaf("hessian", name, point, *vectors)
+            bent = stiefel.hessian(to_matrix(point, spec), *(to_matrix(v, spec) for v in vectors))
+            out.append(from_matrix(bent, point.shape, spec))
+        return jax.tree.unflatten(jax.tree.structure(params), out)
+
+
+def inner(a: Any, b: Any) -> jax.Array:
+    """The embedded inner product over all leaves, in their common dtype."""
+    parts = [jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]
+    dtype = jnp.result_type(*parts)
+    return sum((part.astype(dtype) for part in parts), jnp.zeros((), dtype))
+
+
+def norm(a: Any) -> jax.Array:
+    """The length of a tangent vector of the product."""
+    return jnp.sqrt(inner(a, a))
+
+
+def add(a: Any, b: Any, factor: jax.Array | float = 1.0) -> Any:
+    """``a + factor b``."""
+    return jax.tree.map(lambda x, y: x + jnp.asarray(factor).astype(x.dtype) * y, a, b)
+
+
+def scale(factor: jax.Array | float, a: Any) -> Any:
+    """``factor a``."""
+    return jax.tree.map(lambda x: jnp.asarray(factor).astype(x.dtype) * x, a)
+
+
+def choose(condition: jax.Array, a: Any, b: Any) -> Any:
+    """``a`` where a scalar condition holds, else ``b``."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+
+
+def hessian_vector(
+    value_fn: Callable[..., jax.Array],
+    params: Any,
+    vector: Any,
+    *,
+    constrained: Labels = None,
+    axes: Axes = None,
+) -> Any:
+    r"""The Riemannian Hessian of any loss along a tangent vector, over orthonormal and free leaves together.
+
+    ``P_i(D g_i[xi] - xi_i sym(W_i^T g_i))`` on the constrained leaves, ``D g_i[xi]`` on the free ones: one product
+    costs about two gradients and forms no matrix. The vector is projected first, so the map is symmetric on all of
+    the tree [paper: Absil, Mahony & Trumpf 2013, embedded metric].
+
+    Args:
+      value_fn: ``params -> loss``, twice differentiable.
+      params: a point.
+      vector: a tree like params.
+      constrained: which leaves are orthonormal, see :func:`labels`.
+      axes: which axes form the matrix, see :class:`MatrixAxes`.
+
+    Returns:
+      A tangent vector at params.
+    """
+    space = Product(constrained, axes=axes)
+    tangent = space.project(params, vector)
+    gradient, curvature = jax.jvp(jax.grad(value_fn), (params,), (tangent,))
+    return space.hessian(params, gradient, curvature, tangent)
