@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from cli_cases import RAW, call, written
 
 from dlnjax import cli
 from dlnjax.cli import commands, doctor, parser, template
-from dlnjax.sweep import devices, keys, spec
+from dlnjax.sweep import devices, estimate, keys, spec
 
 # --- the command line -------------------------------------------------------------------------------
 
@@ -77,7 +78,7 @@ def test_help_of_every_command(command):
 
 def test_help_names_every_command_and_exit_code():
     _, out, _ = call("--help")
-    assert all(f"    {command} " in out for command in commands.COMMANDS)
+    assert all(re.search(rf"^    {command}\s", out, re.M) for command in commands.COMMANDS)
     assert all(f"{code} " in out for code in (0, 1, 2, 130, 143))
 
 
@@ -229,11 +230,16 @@ def test_a_bug_is_no_mistake_of_the_user(good, monkeypatch):
 
 def test_dry_run_writes_nothing(good, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(devices, "prepare", lambda precision: None)
+    monkeypatch.setattr(estimate, "_interval", lambda *_: 7)
+    monkeypatch.setattr(estimate, "_try", lambda *_: estimate._Tried(estimate.Pace(0.1, 0.0), 1.5, 30_000))
     before = sorted(os.walk(tmp_path))
     code, out, err = call("run", good, "--dry-run", "--set", "seed=[0,1,2]")
     assert (code, err) == (0, "")
     assert out.startswith("demo: 6 cells in ")
     assert "programs to compile: 1\n" in out
+    assert re.search(r"^time: about 29 s here \(\d+ x \w+, one process\); figures not counted$", out, re.M)
+    assert re.search(r"^memory: at most 30 kB of [\d.]+ GB free, ", out, re.M)
     assert sorted(os.walk(tmp_path)) == before
 
 

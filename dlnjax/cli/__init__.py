@@ -1,4 +1,4 @@
-"""The ``dlnjax`` command: new, run, status, verify, report, export, bench, doctor.
+"""The ``dlnjax`` command: new, run, status, verify, report, export, bench, doctor, completion.
 
 The arguments are read by argparse, from the standard library, rather than by tyro from the extra ``study``:
 the help must come up in well under a second, and on an installation of the library alone, whose users it has
@@ -42,7 +42,13 @@ _NOT_THE_USER = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFI
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (``sys.argv[1:]`` if None); the exit code."""
-    args = parser.parse(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["__complete"]:  # a shell asks, at every press of the key
+        from dlnjax.cli import complete
+
+        sys.stdout.writelines(f"{answer}\n" for answer in complete.answers(words[1:] or [""]))
+        return 0
+    args = parser.parse(words)
     try:
         from dlnjax.cli import commands
 

@@ -48,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out}: --out is a file; give a folder")
     if args.dry_run:
-        print(_plan(sweep, out))
+        from dlnjax.cli import dry_run
+
+        print(dry_run.text(sweep, out))
         return 0
     if args.slurm:
         return _submit(out, args)
@@ -132,7 +134,7 @@ def export(args: argparse.Namespace) -> int:
 
 def bench(args: argparse.Namespace) -> int:
     """Hand the arguments to ``dlnjax.bench.<name>.main``."""
-    names = _benchmarks()
+    names = benchmarks()
     if args.benchmark is None or args.benchmark not in names:
         known = ", ".join(names) or "none in this version"
         wanted = f"{args.benchmark!r} is not a benchmark; " if args.benchmark else "name a benchmark; "
@@ -150,6 +152,14 @@ def doctor(args: argparse.Namespace) -> int:
     from dlnjax.cli import doctor as checks
 
     return checks.run()
+
+
+def completion(args: argparse.Namespace) -> int:
+    """The script that makes a shell complete our words."""
+    from dlnjax.cli import complete
+
+    print(complete.SCRIPTS[args.shell], end="")
+    return 0
 
 
 def _compute(sweep: Sweep, out: Path, args: argparse.Namespace) -> Any:
@@ -219,40 +229,6 @@ def _statuses(out: Path) -> Counter[str]:
     return Counter(store.read(out, ["status"])["status"].to_pylist()) if store.done(out) else Counter()
 
 
-def _plan(sweep: Sweep, out: Path) -> str:
-    """What ``run`` would do, in words."""
-    from dlnjax.sweep import plan, store
-
-    shards, done = plan.shards(sweep), store.done(out)
-    left = [shard for shard in shards if shard.name not in done]
-    cells = sum(len(shard.cells) for shard in left)
-    stored = cells * (sweep.record.records + 1) * 4 * 8 / 1e6
-    lines = [
-        f"{sweep.study}: {len(sweep.cells())} cells in {len(shards)} shards; to do: {cells} in {len(left)}"
-    ]
-    for index, grid in enumerate(sweep.grids):
-        lists = (f"{name} {_brief(getattr(grid, name))}" for name in ("step_rule", "step", "engine", "depth"))
-        lines.append(f"  grid.{index}: {grid.size()} cells: {', '.join(lists)}")
-    programs = Counter(shard.program for shard in left)
-    lines.append(f"programs to compile: {len(programs)}")
-    for program, count in programs.items():
-        what = f"engine {program.engine}, width {program.width}, {program.precision}, {program.optimizer}"
-        lines.append(f"  {what}, {program.retraction}, {program.data}: {count} shards")
-    lines.append(f"curves to store: at most {stored:.1f} MB before compression; longest run: {_steps(sweep)}")
-    lines.append(f"results would go to {out}; nothing was run or written")
-    return "\n".join(lines)
-
-
-def _steps(sweep: Sweep) -> str:
-    return f"at most {sweep.record.max_steps} steps"
-
-
-def _brief(values: tuple) -> str:
-    """A list of values, its middle left out where it is long."""
-    shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
-    return " ".join(shown if len(shown) <= 8 else [*shown[:4], "...", *shown[-2:]])
-
-
 def _need(*modules: str) -> None:
     """Raise ModuleNotFoundError for the first of these that is not installed."""
     for module in modules:
@@ -260,7 +236,8 @@ def _need(*modules: str) -> None:
             raise ModuleNotFoundError(f"{module} is not installed", name=module)
 
 
-def _benchmarks() -> list[str]:
+def benchmarks() -> list[str]:
+    """The names that ``dlnjax bench`` knows."""
     found = find_spec("dlnjax.bench")
     folders = found.submodule_search_locations if found else None
     return (
@@ -277,4 +254,5 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "export": export,
     "bench": bench,
     "doctor": doctor,
+    "completion": completion,
 }

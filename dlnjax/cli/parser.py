@@ -20,6 +20,10 @@ _RUN = """examples:
 
 --set takes a key of the config: a bare grid key (depth, width, seed, ...) sets it in every grid, a dotted
 key (record.records, grid.0.depth) in one place. Quote brackets where the shell needs it."""
+_COMPLETION = """install it for good:
+  bash   echo 'eval "$(dlnjax completion bash)"' >> ~/.bashrc
+  zsh    echo 'eval "$(dlnjax completion zsh)"' >> ~/.zshrc      (behind compinit)
+  fish   dlnjax completion fish > ~/.config/fish/completions/dlnjax.fish"""
 
 
 #: What ``--dask`` without an address stands for: a cluster on this machine.
@@ -89,7 +93,17 @@ def build() -> Parser:
     bench = command("bench", "Run a benchmark; what follows its name goes to the benchmark.", add_help=False)
     bench.add_argument("benchmark", nargs="?", metavar="NAME", help="optim, sweep, ...; none: list them")
     command("doctor", "Versions, devices, precision and a self-test of the geometry.")
+    completion = command(
+        "completion", "Print a script that completes commands, options and keys.", _COMPLETION
+    )
+    shells = ("bash", "zsh", "fish")
+    completion.add_argument("shell", choices=shells, metavar="SHELL", help=" | ".join(shells))
     return parser
+
+
+def commands(parser: Parser) -> dict[str, Parser]:
+    """The parser of every command, by name."""
+    return next(a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
 
 
 def _new(parser: Parser) -> None:
@@ -204,8 +218,7 @@ def _unknown(parser: Parser, command: str, rest: list[str]) -> NoReturn:
 
 
 def _options(parser: Parser, command: str) -> list[str]:
-    choices = next(a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    return list(choices[command]._option_string_actions)
+    return list(commands(parser)[command]._option_string_actions)
 
 
 def _place(text: str) -> Path:
