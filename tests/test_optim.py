@@ -45,6 +45,9 @@ TABLE = {
     "nesterov": Row(optim.nesterov, 0.03),
     "adam": Row(functools.partial(optim.adam, second="scalar"), 0.01, floor=1e-7),
     "adam_elementwise": Row(functools.partial(optim.adam, second="elementwise"), 0.01, floor=1e-7),
+    "landing": Row(optim.landing),
+    "landing_canonical": Row(functools.partial(optim.landing, metric="canonical")),
+    "pogo": Row(optim.pogo),
     "polyak": Row(optim.polyak, searches=True),
     "armijo": Row(optim.armijo, searches=True),
     "conjugate_gradient": Row(optim.conjugate_gradient, steps=60, searches=True),
@@ -54,7 +57,7 @@ TABLE = {
 STEPPED = {k: v for k, v in TABLE.items() if not v.searches}
 DTYPES = {np.float32: 1e-6, np.float64: 1e-12}
 #: Rows whose programs take seconds to compile; what they share with the others runs with the slow tests.
-HEAVY = {"conjugate_gradient", "lbfgs", "trust_region"}
+HEAVY = {"conjugate_gradient", "landing_canonical", "lbfgs", "trust_region"}
 
 
 def _rows(table):
@@ -295,7 +298,7 @@ def test_free_leaves_get_exactly_the_unconstrained_method(ours, theirs):
         np.testing.assert_allclose(a["free"], b["free"], rtol=1e-15, atol=0)
 
 
-@pytest.mark.parametrize("name", ["rgd", "heavy_ball", "nesterov", "adam", "rgd_cayley"])
+@pytest.mark.parametrize("name", ["rgd", "heavy_ball", "nesterov", "adam", "rgd_cayley", "landing", "pogo"])
 def test_recipes_commute_with_the_gauge(name):
     w = stiefel.random(jax.random.key(0), (5, 3))
     target = jax.random.normal(jax.random.key(1), (5, 3))

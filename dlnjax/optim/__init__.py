@@ -7,10 +7,12 @@ recipe do it. Updates follow optax's sign; :func:`retract` returns new - old and
 from dlnjax.optim._adam import AdamState, scale_by_tangent_adam
 from dlnjax.optim._conjugate import ConjugateState, conjugate, conjugate_gradient
 from dlnjax.optim._drift import DriftState, control_drift
+from dlnjax.optim._landing import land, landing, stay_near
 from dlnjax.optim._lbfgs import lbfgs, transported_lbfgs
 from dlnjax.optim._leaves import MatrixAxes
 from dlnjax.optim._line_search import ArmijoState, PolyakState, armijo_search, scale_by_polyak
 from dlnjax.optim._momentum import MomentumState, transport_momentum
+from dlnjax.optim._pogo import leap, pogo
 from dlnjax.optim._product import Product, hessian_vector
 from dlnjax.optim._recipes import adam, armijo, gd, heavy_ball, nesterov, polyak, rgd
 from dlnjax.optim._retract import retract
@@ -43,10 +45,14 @@ __all__ = [
     "heavy_ball",
     "hessian_vector",
     "labels",
+    "land",
+    "landing",
     "lbfgs",
+    "leap",
     "nesterov",
     "off",
     "on",
+    "pogo",
     "polyak",
     "project_to_tangent",
     "retract",
@@ -54,6 +60,7 @@ __all__ = [
     "scale_by_polyak",
     "scale_by_step",
     "scale_by_tangent_adam",
+    "stay_near",
     "transport_momentum",
     "transported_lbfgs",
     "trust_region",

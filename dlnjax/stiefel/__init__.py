@@ -8,6 +8,7 @@ transposed one. Square counts as tall. Geometry is always ``(point, tangent)``. 
 from dlnjax.stiefel._cayley import retract_cayley
 from dlnjax.stiefel._exponential import exponential
 from dlnjax.stiefel._hessian import hessian
+from dlnjax.stiefel._infeasible import attraction, kept_near, newton_schulz, relative_gradient
 from dlnjax.stiefel._polar import Polar, polar, project
 from dlnjax.stiefel._retract_polar import retract_polar
 from dlnjax.stiefel._tangent import orthonormality_error, project_tangent, random, transport
@@ -15,13 +16,17 @@ from dlnjax.stiefel._triangular import retract_cholesky_qr, retract_qr
 
 __all__ = [
     "Polar",
+    "attraction",
     "exponential",
     "hessian",
+    "kept_near",
+    "newton_schulz",
     "orthonormality_error",
     "polar",
     "project",
     "project_tangent",
     "random",
+    "relative_gradient",
     "retract_cayley",
     "retract_cholesky_qr",
     "retract_polar",

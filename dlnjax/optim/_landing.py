@@ -1,0 +1,103 @@
+"""Without a retraction: a field that lands on the manifold, and a step that never leaves its neighbourhood."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import jax
+import optax
+
+from dlnjax import stiefel
+from dlnjax.optim._leaves import Axes, check_points, map_matrices
+from dlnjax.optim._retract import Last
+from dlnjax.optim._select import Labels, chain, on
+from dlnjax.optim._step import StepSize, scale_by_step
+
+Metric = Literal["embedded", "canonical"]
+#: Up to this distance from the manifold the relative gradient is a descent direction in either metric.
+FARTHEST = 0.4
+
+
+def land(
+    attraction: float | jax.Array = 1.0, *, metric: Metric = "embedded", axes: Axes = None
+) -> optax.GradientTransformation:
+    r"""Replace each update g by the landing field ``A W + lambda W (W^T W - I)``; stateless.
+
+    ``A W`` is the gradient's part along the level sets of ``W^T W`` (:func:`dlnjax.stiefel.relative_gradient`), the
+    other term points back to the manifold; the two are orthogonal [paper: Ablin & Peyre 2022 for square
+    matrices, Ablin, Vary, Gao & Absil 2024 for all].
+
+    Args:
+      attraction: lambda >= 0.
+      metric: whose Riemannian gradient the first term is on the manifold.
+      axes: which axes form the matrix, see :class:`MatrixAxes`.
+    """
+    if isinstance(attraction, (int, float)) and not 0 <= attraction < float("inf"):
+        raise ValueError(f"attraction is {attraction}; it must be finite and not negative")
+
+    def field(point: jax.Array, g: jax.Array) -> jax.Array:
+        along = stiefel.relative_gradient(point, g, metric)
+        return stiefel.attraction(point, along, attraction)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return map_matrices(field, axes, "land", params, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def stay_near(distance: float = 0.25, *, axes: Axes = None) -> optax.GradientTransformation:
+    """Shorten a step so that ``||W^T W - I||_F <= distance`` holds after it, whatever its size; the last link.
+
+    Per matrix, by :func:`dlnjax.stiefel.kept_near`: steps that are short enough pass untouched.
+
+    Args:
+      distance: in (0, 0.4]: farther out the field of :func:`land` need not descend.
+      axes: which axes form the matrix, see :class:`MatrixAxes`.
+
+    Raises:
+      ValueError: another distance; at init, a (concrete) point off the manifold.
+    """
+    if not 0 < distance <= FARTHEST:
+        raise ValueError(f"distance is {distance}; it must lie in (0, {FARTHEST}]")
+
+    def init(params: Any) -> Any:
+        check_points("stay_near", params, axes)
+        return optax.EmptyState()
+
+    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
+        def shortened(point: jax.Array, step: jax.Array) -> jax.Array:
+            return stiefel.kept_near(point, step, distance)
+
+        return map_matrices(shortened, axes, "stay_near", params, updates), state
+
+    return Last(init, update)
+
+
+def landing(
+    step_size: StepSize,
+    attraction: float | jax.Array = 1.0,
+    *,
+    distance: float = 0.25,
+    metric: Metric = "embedded",
+    scales: Any = None,
+    constrained: Labels = None,
+    axes: Axes = None,
+) -> optax.GradientTransformation:
+    r"""The landing algorithm: gradient descent that approaches the manifold instead of staying on it.
+
+    ``W_i <- W_i - eta_i (A_i W_i + lambda W_i (W_i^T W_i - I))`` with ``eta_i = mu s_i``, or less where that would
+    leave the distance; the free leaves as in :func:`rgd` [paper: Ablin & Peyre 2022, equation of the landing
+    field; Ablin, Vary, Gao & Absil 2024 for rectangular matrices]. Near a solution the distance from the manifold
+    shrinks by ``1 - 2 eta lambda`` a step and, in the embedded metric, the error as in :func:`rgd` [derived].
+
+    Args:
+      step_size, scales, constrained, axes: as in :func:`rgd`.
+      attraction: lambda.
+      distance: of every iterate from the manifold at most, ``||W^T W - I||_F`` (wide: ``W W^T``), in (0, 0.4].
+      metric: see :func:`land`.
+    """
+    return chain(
+        on(constrained, land(attraction, metric=metric, axes=axes)),
+        scale_by_step(step_size, scales=scales),
+        on(constrained, stay_near(distance, axes=axes)),
+    )

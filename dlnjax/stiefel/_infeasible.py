@@ -1,0 +1,119 @@
+r"""Near the manifold but not on it: the field that lands there, and how far a step may go.
+
+With ``M = W^T W`` and ``E = M - I`` every direction ``A W``, A skew, keeps M to first order, on the
+manifold or off it. The relative gradient is one of these; the attraction ``W E`` stands orthogonal to all of them and
+is half the gradient of ``||E||^2 / 2``. Their sum needs no retraction, only a step small enough not to
+leave the neighbourhood, for which there is a formula.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dlnjax._linalg import frobenius, matmul, skew, sym, transpose
+from dlnjax.stiefel._shape import by_columns, identity_like
+
+METRICS = ("embedded", "canonical")
+
+
+@by_columns
+def relative_gradient(
+    point: jax.Array, vector: jax.Array, metric: Literal["embedded", "canonical"] = "embedded"
+) -> jax.Array:
+    r"""The part ``A W`` of a gradient that leaves ``W^T W`` unchanged to first order; W need not be on the manifold.
+
+    ``canonical``: ``A = S``, ``S = G W^T - W G^T``, on the manifold ``G - W G^T W``
+    [paper: Ablin, Vary, Gao & Absil 2024, the relative gradient of the landing field]. ``embedded``:
+    ``A = S - W W^T S W W^T / 2``, on the manifold ``P_W(G)`` [derived]; a descent direction while ``||W||_2^4 < 2``.
+
+    Args:
+      point: ``(..., n, p)`` of full rank.
+      vector: ``G``, same shape.
+      metric: whose gradient it is on the manifold.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric is {metric!r}; choose one of {', '.join(METRICS)}")
+    gram, inner = matmul(transpose(point), point), matmul(transpose(point), vector)
+    weights = transpose(inner)
+    if metric == "embedded":
+        weights = weights + matmul(skew(matmul(inner, gram)), gram)
+    return matmul(vector, gram) - matmul(point, weights)
+
+
+@by_columns
+def attraction(point: jax.Array, vector: jax.Array, strength: float | jax.Array = 1.0) -> jax.Array:
+    """``vector + lambda W (W^T W - I)``: the normal part of the landing field, added to a tangent one.
+
+    Args:
+      point: ``(..., n, p)``. vector: same shape. strength: lambda.
+    """
+    return vector + jnp.asarray(strength).astype(point.dtype) * matmul(point, _error(point))
+
+
+@by_columns
+def newton_schulz(point: jax.Array, vector: jax.Array) -> jax.Array:
+    r"""One cubic step from ``Y = W + vector`` towards the manifold: ``Y (3 I - Y^T Y) / 2``.
+
+    With ``E = I - Y^T Y`` the new error is ``(3 E^2 + E^3) / 4``.
+
+    Args:
+      point: ``(..., n, p)``. vector: same shape.
+    """
+    moved = point + vector
+    return moved - matmul(moved, _error(moved)) / 2
+
+
+@by_columns
+def kept_near(point: jax.Array, vector: jax.Array, distance: float | jax.Array) -> jax.Array:
+    r"""The longest safe ``t vector``, ``0 <= t <= 1``: ``||(W + t v)^T (W + t v) - I||_F <= distance``.
+
+    With ``E = W^T W - I``, ``C = W^T v + v^T W`` and ``N = v^T v`` the error after the step is ``E + t C + t^2 N``.
+    A vector that fits by ``||E + C|| + ||N||`` is returned as it is. Any other is first shortened so that the linear part does not
+    overshoot, ``t <= -<E, C> / ||C||^2`` where that is positive; then t solves
+    ``||N|| t^2 + (||E + C|| - ||E||) t = distance - ||E||``. For
+    ``v = -eta (A W + lambda W E)`` this is the safe step size of [paper: Ablin, Vary, Gao & Absil 2024] with the
+    norm of N in place of its bound ``||v||^2``; for other v [derived].
+
+    Args:
+      point: ``(..., n, p)`` with ``||W^T W - I||_F <= distance``.
+      vector: same shape. distance: in (0, 1).
+    """
+    error, change = _error(point), 2 * sym(matmul(transpose(point), vector))
+    room = jnp.maximum(distance - frobenius(error), 0)
+    whole = _growth(error, change, vector)
+    fits = whole.slope + whole.bent <= room
+    shorter = jnp.where(fits, 1, _to_turning(error, change, vector))[..., None, None]
+    slope, bent = _growth(error, shorter * change, shorter * vector)
+    root = jnp.sqrt(jnp.square(slope) + 4 * bent * room)
+    rising = 2 * room / jnp.where(slope > 0, slope + root, 1)
+    falling = (root - slope) / jnp.where(bent > 0, 2 * bent, 1)
+    t = jnp.minimum(jnp.where(slope > 0, rising, falling), 1)
+    return vector * (shorter * jnp.where(fits, 1, t)[..., None, None])
+
+
+class _Growth(NamedTuple):
+    """``||E + t C + t^2 N|| <= ||E|| + slope t + bent t^2`` for t in [0, 1]."""
+
+    slope: jax.Array
+    bent: jax.Array
+
+
+def _growth(error: jax.Array, change: jax.Array, vector: jax.Array) -> _Growth:
+    bent = frobenius(matmul(transpose(vector), vector))
+    return _Growth(frobenius(error + change) - frobenius(error), bent)
+
+
+def _to_turning(error: jax.Array, change: jax.Array, vector: jax.Array) -> jax.Array:
+    """The t at which ``||E + t C||`` is smallest, at most 1; 1 where C grows it or is rounding."""
+    towards, length = -jnp.sum(error * change, axis=(-2, -1)), jnp.sum(jnp.square(change), axis=(-2, -1))
+    rounding = 16 * vector.shape[-1] * jnp.finfo(vector.dtype).eps * frobenius(vector)
+    turns = (towards > 0) & (towards < length) & (length > jnp.square(rounding))
+    return jnp.where(turns, towards / jnp.where(turns, length, 1), 1)
+
+
+def _error(point: jax.Array) -> jax.Array:
+    gram = matmul(transpose(point), point)
+    return gram - identity_like(gram)
