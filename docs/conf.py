@@ -1,6 +1,7 @@
 """Sphinx settings, and the parts of the pages that are generated from the code so that they cannot go stale.
 
 A line ``<!-- generated: NAME -->`` in a page is replaced, when the page is read, by what ``GENERATED[NAME]`` returns.
+Formulas become MathML while the pages are built: they need no script and no network, and a screen reader says them.
 A key of the configuration without a meaning in ``reference/meanings.toml``, or the reverse, is an error.
 """
 
@@ -9,7 +10,11 @@ import math
 import os
 import re
 import tomllib
+from importlib.resources import files
 from pathlib import Path
+
+from docutils import nodes
+from latex2mathml import converter
 
 import dlnjax
 from dlnjax.cli import parser
@@ -24,7 +29,6 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.intersphinx",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
@@ -32,9 +36,12 @@ exclude_patterns = ["_build"]
 smartquotes = False  # quotes in tables are to be copied
 html_theme = "furo"
 html_title = f"dlnjax {version}"
-html_static_path = ["_static"]
+#: The formulas' font comes from the package that brings it, so that it looks alike for every reader.
+html_static_path = ["_static", str(files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf")]
 html_css_files = ["tables.css"]
 html_copy_source = False
+html_show_copyright = False
+html_math_renderer = "mathml"
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
@@ -182,6 +189,35 @@ def _fill(app, docname: str, source: list[str]) -> None:
             app.env.note_dependency(module.__file__)
 
 
+#: What the converter writes -> what looks right: fences do not stretch, no room around a slash, a true similar sign.
+_FENCE = '<mo stretchy="false" lspace="0" rspace="0">'
+_LOOKS = {
+    "<mo>&#x02016;</mo>": f"{_FENCE}&#x02016;</mo>",
+    '<mo stretchy="false">&#x0007C;</mo>': f"{_FENCE}&#x0007C;</mo>",
+    "<mo>&#x0002F;</mo>": '<mo lspace="0" rspace="0">&#x0002F;</mo>',
+    "<mi>&#x0007E;</mi>": "<mo>&#x0223C;</mo>",
+    "<mi>&#x02032;</mi>": "<mo>&#x02032;</mo>",
+}
+
+
+def _mathml(tex: str, display: str) -> str:
+    found = converter.convert(tex, display=display)
+    for plain, better in _LOOKS.items():
+        found = found.replace(plain, better)
+    return found
+
+
+def _inline_formula(translator, node: nodes.Element) -> None:
+    translator.body.append(_mathml(node.astext(), "inline"))
+    raise nodes.SkipNode
+
+
+def _formula(translator, node: nodes.Element) -> None:
+    translator.body.append(f'<div class="math" tabindex="0">{_mathml(node.astext(), "block")}</div>')
+    raise nodes.SkipNode
+
+
 def setup(app):
+    app.add_html_math_renderer("mathml", (_inline_formula, None), (_formula, None))
     app.connect("source-read", _fill)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

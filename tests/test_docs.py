@@ -36,6 +36,17 @@ def pages(tmp_path_factory):
     return {str(path.relative_to(out).with_suffix("")): path.read_text() for path in out.rglob("*.html")}
 
 
+def test_pages_need_no_network(pages):
+    """Formulas are MathML in the page; scripts, styles and pictures are files of the documentation."""
+    for name, page in pages.items():
+        loaded = re.findall(r'<(?:script|img|link|iframe)[^>]*(?:src|href)="(https?:[^"]+)"', page)
+        assert loaded == [], name
+    theory = pages["theory"]
+    assert theory.count("<math") > 50
+    assert "$" not in words(theory)
+    assert "mathjax" not in "".join(pages.values()).lower()
+
+
 def words(page):
     """The text of a page, tags taken out."""
     return html.unescape(re.sub(r"<[^>]+>", "", page))
