@@ -5,6 +5,7 @@ Modules load on first use, so that ``import dlnjax`` pulls in neither JAX nor an
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 
 __all__ = [
     "analysis",
@@ -28,7 +29,7 @@ except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> ModuleType:
     if name in __all__:
         return import_module(f"dlnjax.{name}")
     raise AttributeError(f"module 'dlnjax' has no attribute {name!r}; it has {', '.join(__all__)}")

@@ -12,6 +12,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from dlnjax import network, stiefel
 from dlnjax._linalg import matmul, transpose
@@ -43,7 +44,9 @@ def _draw(key: jax.Array, dims: Sequence[int], sample: Callable, dtype) -> Param
     return tuple(layers[i] for i in range(len(shapes)))
 
 
-def haar(key: jax.Array, dims: Sequence[int], first_scale: float = 1.0, dtype=None) -> Params:
+def haar(
+    key: jax.Array, dims: Sequence[int], first_scale: float = 1.0, dtype: DTypeLike | None = None
+) -> Params:
     """Independent uniformly distributed orthonormal layers, the first multiplied by ``first_scale``.
 
     Args:
@@ -57,7 +60,9 @@ def haar(key: jax.Array, dims: Sequence[int], first_scale: float = 1.0, dtype=No
     return (first_scale * first, *rest)
 
 
-def teacher(key: jax.Array, dims: Sequence[int], singular_values: Sequence[float], dtype=None) -> Params:
+def teacher(
+    key: jax.Array, dims: Sequence[int], singular_values: Sequence[float], dtype: DTypeLike | None = None
+) -> Params:
     """Orthonormal layers 2..N and a first layer, with a product of the given singular values.
 
     ``W_1 = A^+ P diag(s) V^T`` with ``A = W_N ... W_2``, P orthonormal in the range of A and V Haar.
@@ -120,7 +125,9 @@ def perturb(key: jax.Array, params: Params, noise: float | jax.Array) -> Params:
     return (first, *(stiefel.project(leaf) for leaf in rest))
 
 
-def gaussian(key: jax.Array, dims: Sequence[int], gain: float = 1.0, dtype=None) -> Params:
+def gaussian(
+    key: jax.Array, dims: Sequence[int], gain: float = 1.0, dtype: DTypeLike | None = None
+) -> Params:
     """Independent normal layers, ``W_i`` with variance ``gain^2 / d_{i-1}`` an entry (LeCun scaling at gain 1)."""
     _check(dims)
 
@@ -154,14 +161,16 @@ def spectral(product: jax.Array, dims: Sequence[int]) -> Params:
     return tuple(params)
 
 
-def balanced(key: jax.Array, dims: Sequence[int], scale: float = 1.0, dtype=None) -> Params:
+def balanced(
+    key: jax.Array, dims: Sequence[int], scale: float = 1.0, dtype: DTypeLike | None = None
+) -> Params:
     """A random balanced start: the factorisation of a Gaussian product with entries of this standard deviation."""
     _check(dims)
     product = scale * jax.random.normal(key, (dims[-1], dims[0]), dtype or float)
     return spectral(product, dims)
 
 
-def identity(dims: Sequence[int], scale: float = 1.0, dtype=None) -> Params:
+def identity(dims: Sequence[int], scale: float = 1.0, dtype: DTypeLike | None = None) -> Params:
     """Every layer ``scale`` times the (rectangular) identity."""
     _check(dims)
     return tuple(scale * jnp.eye(dims[i + 1], dims[i], dtype=dtype or float) for i in range(len(dims) - 1))

@@ -10,6 +10,8 @@ Every layer's own gradient is formed: nothing here relies on the reduction (:mod
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -25,7 +27,7 @@ _NARROW, _BLOCK = 12, 4
 
 def train(
     params: Params,
-    problem,
+    problem: Any,
     *,
     step_size: Number,
     scales: Scales | None = None,
@@ -54,7 +56,7 @@ def train(
 
 def prepare(
     params: Params,
-    problem,
+    problem: Any,
     *,
     step_size: Number,
     scales: Scales | None = None,

@@ -8,7 +8,7 @@ The square loss ``L = 1/2 ||W X - Y||_F^2`` (no 1/n) depends on the data through
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, dataclass_transform
+from typing import TYPE_CHECKING, Any, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -230,11 +230,13 @@ class Samples:
     activation: network.Activation | None = None
     batch_size: int | None = None
 
-    def tree_flatten(self):
+    def tree_flatten(self) -> tuple[tuple[jax.Array | None, ...], tuple[Any, ...]]:
+        """Arrays, and what is fixed in a compiled program."""
         return (self.x, self.y, self.key), (self.activation, self.batch_size)
 
     @classmethod
-    def tree_unflatten(cls, static, children):
+    def tree_unflatten(cls, static: tuple[Any, ...], children: tuple[Any, ...]) -> Samples:
+        """The inverse of :meth:`tree_flatten`."""
         return cls(*children, *static)
 
     def loss(self, params: Params) -> jax.Array:

@@ -1,5 +1,7 @@
 """What is installed: sdist and wheel are whole, and the library works with nothing but what it declares."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -89,3 +91,25 @@ def test_library_runs_with_its_core_dependencies_alone(built, tmp_path):
     )  # fmt: skip
     assert found.returncode == 0, found.stderr[-2000:]
     assert 'pyarrow is not installed; pip install "dlnjax[study]"' in found.stdout
+
+
+@pytest.mark.slow
+def test_every_public_type_is_known_to_a_strict_checker(tmp_path):
+    """What a user's pyright in strict mode sees of the package: no name without a type, none ambiguous."""
+    pytest.importorskip("pyright", reason="needs pyright (group dev)")
+    found = subprocess.run(
+        [sys.executable, "-m", "pyright", "--verifytypes", "dlnjax", "--ignoreexternal", "--outputjson"],
+        capture_output=True, text=True, timeout=200, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    told = json.loads(found.stdout)["typeCompleteness"]
+    assert told["packageRootDirectory"] == str(ROOT / "dlnjax")
+    wrong = [
+        f"{symbol['name']}: {diagnostic['message']}"
+        for symbol in told["symbols"]
+        for diagnostic in symbol["diagnostics"]
+        if diagnostic["severity"] == "error"
+    ]
+    assert wrong == []
+    assert told["completenessScore"] == 1
+    assert told["exportedSymbolCounts"]["withKnownType"] > 1000

@@ -37,6 +37,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, formatter_class=_Formatter, allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
+        """One line on standard error, and the end with code 2."""
         text = " ".join(message.split())
         print(f"{self.prog}: {text}; see {self.prog} --help", file=sys.stderr)
         sys.exit(2)

@@ -60,12 +60,12 @@ class Campaign:
         return toml.document({name: getattr(self, name) for name in _HEAD} | dict(self.settings), {}, {})
 
 
-def is_campaign(path: str | os.PathLike) -> bool:
+def is_campaign(path: str | os.PathLike[str]) -> bool:
     """Whether a config is a campaign's, not a sweep's; raises ``SpecError`` where it is no TOML file."""
     return "campaign" in tables(path, toml.one_line(os.fspath(path), 400))
 
 
-def load(path: str | os.PathLike, changes: Iterable[str] = ()) -> Campaign:
+def load(path: str | os.PathLike[str], changes: Iterable[str] = ()) -> Campaign:
     """Read a campaign's configuration.
 
     Args:

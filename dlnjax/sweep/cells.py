@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache
 from operator import attrgetter
+from typing import Any
 
 from dlnjax.sweep import keys, toml
 
@@ -96,7 +97,7 @@ class Grid:
     depth: tuple[int, ...]
     seed: tuple[int, ...]
 
-    def points(self) -> Iterator[dict]:
+    def points(self) -> Iterator[dict[str, Any]]:
         """The product of all lists, as one dict of coordinates a point, the seed fastest."""
         for point in itertools.product(*(getattr(self, name) for name in GRID_ORDER)):
             yield dict(zip(GRID_ORDER, point, strict=True))

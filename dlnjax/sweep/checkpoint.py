@@ -32,7 +32,7 @@ class Room:
     """
 
     def __init__(self, out: Path | str, shard: str, every: float = 30.0):
-        self.file = Path(out) / FOLDER / f"{shard}.npz"
+        self.file: Path = Path(out) / FOLDER / f"{shard}.npz"
         self.every = every
         self._last = time.monotonic()
 

@@ -34,8 +34,8 @@ class Runner:
     """
 
     def __init__(self, out: Path | str, *, lease: float = 30.0, beat: float | None = None):
-        self.folder = Path(out) / FOLDER
-        self.name = f"{uuid.uuid4().hex[:12]}"
+        self.folder: Path = Path(out) / FOLDER
+        self.name: str = f"{uuid.uuid4().hex[:12]}"
         self.lease = lease
         self._beat = lease / 6 if beat is None else beat
         self._turns: dict[str, int] = {}

@@ -44,7 +44,7 @@ class Reader:
 
     def __init__(self, source: str, origins: Mapping[str, str] | None = None, flat: bool = False):
         self.source = source
-        self.origins = origins or {}
+        self.origins: Mapping[str, str] = origins or {}
         self.flat = flat
         self.lines: list[str] = []
         self._count: dict[str, int] = {}

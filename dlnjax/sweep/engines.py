@@ -41,8 +41,9 @@ class Workers(Executor):
     ):
         if slots < 1:
             raise ValueError(f"workers: {slots}; give at least 1")
-        self.slots, self.timeout = slots, timeout
-        self.environment = _share(slots) if environment is None else dict(environment)
+        self.slots: int = slots
+        self.timeout: float | None = timeout
+        self.environment: dict[str, str] = _share(slots) if environment is None else dict(environment)
         self._tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._processes: dict[int, Any] = {}
@@ -50,9 +51,9 @@ class Workers(Executor):
         for thread in self._threads:
             thread.start()
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Runs ``fn(*args, **kwargs)`` in a worker; ``fn`` must be importable there."""
-        future: Future = Future()
+        future: Future[Any] = Future()
         self._tasks.put((future, (fn, args, kwargs)))
         return future
 

@@ -42,7 +42,7 @@ class ConfigChanged(ValueError):
 
     def __init__(self, message: str, lines: Sequence[str]):
         super().__init__("\n".join([message, *lines]))
-        self.lines = tuple(lines)
+        self.lines: tuple[str, ...] = tuple(lines)
 
 
 def load(out: Path | str) -> dict[str, Any] | None:
@@ -285,6 +285,7 @@ def _version(package: str) -> str:
 
 
 def today() -> str:
+    """The date, in UTC."""
     return time.strftime("%Y-%m-%d", time.gmtime())
 
 

@@ -64,8 +64,9 @@ class Lines:
     """A line every ``every`` seconds, one at the start and one at the end: fit for a log."""
 
     def __init__(self, stream: TextIO, every: float = 10.0):
-        self.stream, self.every = stream, every
-        self.meter = Meter()
+        self.stream: TextIO = stream
+        self.every: float = every
+        self.meter: Meter = Meter()
         self._last = float("-inf")
 
     def __call__(self, name: str, **facts: Any) -> None:
@@ -82,8 +83,8 @@ class Bars:
     """A tqdm bar over shards, with cells per second and compile seconds beside it."""
 
     def __init__(self, stream: TextIO):
-        self.stream = stream
-        self.meter = Meter()
+        self.stream: TextIO = stream
+        self.meter: Meter = Meter()
         self._bar: Any = None
 
     def __call__(self, name: str, **facts: Any) -> None:
@@ -112,17 +113,20 @@ class Meter:
     """Counts events into shards done, cells per second, compile seconds and the time left."""
 
     def __init__(self) -> None:
-        self.shards = self.done = self.total_cells = self.cells = self.ran = 0
-        self.compile_seconds = 0.0
+        self.shards: int = 0
+        self.done: int = 0
+        self.cells: int = 0
+        self.ran: int = 0
+        self.compile_seconds: float = 0.0
         self._begin = time.monotonic()
 
     def __call__(self, name: str, **facts: Any) -> None:
         if name == "start":
-            self.shards, self.done = facts["shards"], facts["done"]
+            self.shards, self.done = int(facts["shards"]), int(facts["done"])
             self._begin = time.monotonic()
         if name == "shard":
-            self.done = facts["done"]
-            self.cells += facts["cells"]
+            self.done = int(facts["done"])
+            self.cells += int(facts["cells"])
             self.ran += 1
             self.compile_seconds += facts.get("compile_seconds") or 0.0
 

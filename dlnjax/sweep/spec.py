@@ -37,7 +37,7 @@ __all__ = [
 _LARGEST = 10_000_000  # bytes; a configuration has a few thousand
 
 
-def load(path: str | os.PathLike, overrides: Iterable[str] = (), *, check_data: bool = True) -> Sweep:
+def load(path: str | os.PathLike[str], overrides: Iterable[str] = (), *, check_data: bool = True) -> Sweep:
     """Read a TOML configuration.
 
     Args:
@@ -128,7 +128,7 @@ def _read(source: str, raw: dict, changes: Iterable[str], folder: str, check_dat
     return sweep
 
 
-def tables(path: str | os.PathLike, source: str) -> dict[str, Any]:
+def tables(path: str | os.PathLike[str], source: str) -> dict[str, Any]:
     """The raw tables of a file, or a :class:`SpecError` with the one reason there are none."""
     try:
         with open(path, "rb") as file:

@@ -13,7 +13,11 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST = 60
 
 
-def document(head: Mapping, sections: Mapping[str, Mapping], tables: Mapping[str, Sequence[Mapping]]) -> str:
+def document(
+    head: Mapping[str, Any],
+    sections: Mapping[str, Mapping[str, Any]],
+    tables: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> str:
     """TOML text of a head, of ``[name]`` sections and of ``[[name]]`` tables, one key a line."""
     blocks = [_block("", head)]
     blocks += [_block(f"[{name}]", table) for name, table in sections.items()]

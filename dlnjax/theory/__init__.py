@@ -8,6 +8,7 @@ symmetry and its distance), ``descent`` (source B), ``flow`` (source C), ``modes
 """
 
 from importlib import import_module
+from types import ModuleType
 
 __all__ = [
     "campaign",
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> ModuleType:
     if name in __all__:
         return import_module(f"dlnjax.theory.{name}")
     raise AttributeError(f"module 'dlnjax.theory' has no attribute {name!r}; it has {', '.join(__all__)}")

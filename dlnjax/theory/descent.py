@@ -164,7 +164,9 @@ class Certificate(NamedTuple):
     loss: Array
 
 
-def certify(params: Params, problem: Quadratic, bound: Bound, num_steps: int, step_size: Any = None):
+def certify(
+    params: Params, problem: Quadratic, bound: Bound, num_steps: int, step_size: Any = None
+) -> tuple[Params, Certificate]:
     """Gradient descent on all layers at the bound's step (or another), checked at every step.
 
     Pure; jit and vmap it over instances (``bound`` may hold arrays).

@@ -155,7 +155,9 @@ def descent(params: Params, problem: Quadratic, step_size: Any, num_steps: int) 
     return jax.lax.fori_loop(0, num_steps, step, params)
 
 
-def descent_gap(params: Params, problem: Quadratic, time: float, num_steps: int, *, tolerance: float = 1e-10):
+def descent_gap(
+    params: Params, problem: Quadratic, time: float, num_steps: int, *, tolerance: float = 1e-10
+) -> jax.Array:
     """``||W_gd - W_flow||_F`` of the product at one time: falls like the step, ``time / num_steps``."""
     flowed = integrate_layers(params, problem, jnp.array([0.0, time]), tolerance=tolerance)
     end = network.end_to_end(jax.tree.map(lambda leaf: leaf[-1], flowed))

@@ -181,7 +181,12 @@ def lanczos_largest(
     )
 
 
-def lanczos_extremes(apply, start, project, inner=None) -> Extremes:
+def lanczos_extremes(
+    apply: Callable[[np.ndarray], np.ndarray],
+    start: np.ndarray,
+    project: Callable[[np.ndarray], np.ndarray],
+    inner: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Extremes:
     """Largest and smallest nonzero eigenvalue of a positive semidefinite map with a known range.
 
     The smallest is the largest of ``1.01 lambda_max - K`` on the range, where ``project`` puts a vector.

@@ -24,11 +24,13 @@ def solution(rng: np.random.Generator, dims: tuple[int, ...], sigma: np.ndarray)
 
 
 def haar(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
+    """A Haar matrix with orthonormal columns, or rows if it is wide."""
     draw = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))[0]
     return draw if rows >= columns else draw.T
 
 
 def polar(x: np.ndarray) -> np.ndarray:
+    """The nearest matrix with orthonormal columns (rows)."""
     left, _, right = np.linalg.svd(x, full_matrices=False)
     return left @ right
 
@@ -44,19 +46,21 @@ def quadratic(product: np.ndarray, low: float, rng: np.random.Generator) -> prob
 
 
 def weighted(product: np.ndarray, low: float, rng: np.random.Generator) -> losses.WeightedSquare:
+    """A square loss with this minimiser, entries weighted from low to 1 (both attained)."""
     weights = rng.uniform(low, 1, product.shape)
     weights.flat[:2] = low, 1.0
     return losses.WeightedSquare(jnp.asarray(product), jnp.asarray(weights))
 
 
 def sensing(product: np.ndarray, low: float, rng: np.random.Generator) -> losses.MatrixSensing:
+    """A sensing loss with this minimiser and curvature from low to 1."""
     size = product.size
     values = np.sqrt(np.linspace(low, 1, size))
     flat = haar(rng, size + 4, size) * values @ haar(rng, size, size)
     return losses.MatrixSensing(jnp.asarray(product), jnp.asarray(flat.reshape(-1, *product.shape)))
 
 
-def at_distance(rng, solution: list[np.ndarray], wanted: float) -> list[np.ndarray]:
+def at_distance(rng: np.random.Generator, solution: list[np.ndarray], wanted: float) -> list[np.ndarray]:
     """A random start at gauge distance ``wanted`` from the solution."""
     noise = [rng.standard_normal(w.shape) for w in solution]
     noise[0] *= rng.choice([0.1, 1.0, 10.0])  # from mostly-rotated to mostly-stretched starts
@@ -70,6 +74,7 @@ def at_distance(rng, solution: list[np.ndarray], wanted: float) -> list[np.ndarr
 
 
 def stack(items: list[Any]) -> Any:
+    """One tree with the items' leaves along a new first axis."""
     return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *items)
 
 

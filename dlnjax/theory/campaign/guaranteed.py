@@ -16,7 +16,7 @@ from dlnjax.theory.campaign import draw
 from dlnjax.theory.campaign.finding import Finding, Row, history, row
 
 #: Widths and the kind of loss.
-Group = tuple[tuple[int, ...], Callable]
+Group = tuple[tuple[int, ...], Callable[..., Any]]
 GUARANTEED: list[Group] = [
     ((6, 3, 5), draw.quadratic),
     ((5, 2, 2, 4), draw.quadratic),

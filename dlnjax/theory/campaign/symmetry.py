@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ NEAR = 0.03
 MISS = 1e-6
 #: Largest deviation of a step from the turned step of the network that is not turned.
 COMMUTES = 1e-13
-RETRACTIONS: dict[str, Callable] = {
+RETRACTIONS: dict[str, Callable[..., Any]] = {
     "polar": stiefel.retract_polar,
     "cayley": stiefel.retract_cayley,
     "qr": stiefel.retract_qr,
