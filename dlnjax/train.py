@@ -33,6 +33,7 @@ class Record(NamedTuple):
     distance: jax.Array
     gradient_norm: jax.Array
     orthonormality_error: jax.Array
+    extra: Any = ()  # scalars by name that a caller measures besides
 
 
 class Monitor(NamedTuple):
@@ -191,7 +192,8 @@ def scan(engine: Engine, *, intervals: jax.Array, tolerance: float) -> tuple[Any
 
 def trace(records: Record, statuses: jax.Array, monitor: Monitor) -> Trace:
     """The trace of T records, the monitor behind the last of them."""
-    return Trace(**records._asdict(), status=statuses, first_bad_step=monitor.first_bad_step)
+    told = {name: value for name, value in records._asdict().items() if name != "extra"}
+    return Trace(**told, status=statuses, first_bad_step=monitor.first_bad_step)
 
 
 def lengths(num_steps: int | None, record_every: int, record_intervals: jax.Array | None) -> jax.Array:
@@ -218,14 +220,23 @@ def prepare(
     depth: Count | None = None,
     constrained: tuple[bool, ...] | None = None,
 ) -> Engine:
-    """The engine behind :func:`train`; arguments as there."""
+    """The engine behind :func:`train`; arguments as there.
+
+    An optimizer that takes extra arguments gets the loss: ``value`` and ``value_fn``, as optax's line searches do.
+    """
     held = default_constrained(params) if constrained is None else constrained
     options = {} if depth is None else {"depth": depth}
+    update: Any = optimizer.update
+    takes_value = isinstance(optimizer, optax.GradientTransformationExtraArgs)
+
+    def loss(params):
+        return problem.loss(params, **options)
 
     def one_step(carry, step):
         params, state = carry
         gradients = problem.gradients(params, step, **options)
-        updates, state = optimizer.update(gradients, state, params)
+        extra = {"value": loss(params), "value_fn": loss} if takes_value else {}
+        updates, state = update(gradients, state, params, **extra)
         params = cast(Params, optax.apply_updates(params, updates))
         return (params, state), jnp.sum(params[0])
 

@@ -139,7 +139,16 @@ MISTAKES = {
     "empty list": (swap("depth = 8", "depth = []"), "grid.1.depth", "[] is empty; give integers"),
     "no width": (swap("width = [4]", "width = [0]"), "base.width", "0 is below 1"),
     "negative width": (swap("width = [4]", "width = -3"), "base.width", "-3 is below 1"),
-    "unequal widths": (swap("width = [4]", "width = [[4, 5]]"), "base.width", "[4, 5] gives unequal widths"),
+    "widths of another depth": (
+        swap("depth = [2, 4]", "depth = [2, 4]\nwidth = [[4, 5]]"),
+        "grid.0.width",
+        "[4, 5] are the hidden widths of 3 layers, not of 2; give depth 3",
+    ),
+    "nested widths": (
+        swap("width = [4]", "width = [[4, [5]]]"),
+        "base.width",
+        "[5] is not a whole number",
+    ),
     "narrow": (swap("width = [4]", "width = [4, 2]"), "base.width", "2 is below the rank 3"),
     "string step": (swap("step = 0.1", 'step = "0.1"'), "grid.0.step", '"0.1" is not a number'),
     "boolean step": (swap("step = 0.1", "step = false"), "grid.0.step", "false is not a number"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from dlnjax.sweep.parts.own import PartError, own
 from dlnjax.sweep.spec import Cell, SpecError, Sweep, grid, load
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from dlnjax._types import Params
     from dlnjax.sweep.drive import Outcome
 
-__all__ = ["Cell", "SpecError", "Sweep", "grid", "load", "params", "read", "run"]
+__all__ = ["Cell", "PartError", "SpecError", "Sweep", "grid", "load", "own", "params", "read", "run"]
 
 
 def run(
@@ -48,6 +49,7 @@ def run(
 
     Raises:
       manifest.ConfigChanged: the folder holds the results of another sweep.
+      PartError: functions of the sweep are missing, or cannot follow it into other processes.
     """
     from dlnjax.sweep import drive, engines
     from dlnjax.sweep import progress as listeners

@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from operator import attrgetter
 from typing import Any
 
 from dlnjax.sweep import keys, toml
+from dlnjax.sweep.parts import own, words
 
 #: Keys of a grid from the slowest to the fastest in the order of cells.
 GRID_ORDER = (
@@ -28,6 +29,13 @@ GRID_ORDER = (
     "start",
     "retraction",
     "optimizer",
+    "momentum",
+    "activation",
+    "free",
+    "loss",
+    "profile",
+    "batch_size",
+    "label_noise",
     "data",
     "width",
     "depth",
@@ -46,6 +54,9 @@ class Problem:
       path: absolute path of the user's ``.npz``.
       digest: sha256 (hex) of the arrays in that file. It takes the path's place in every hash: a file may
         move, its numbers may not change.
+      function: name of a user's own problem (``parts.own``).
+      samples: inputs drawn for a teacher whose problem needs some (activations, mini-batches, noise, logistic).
+      condition: ratio of the extreme weights of the loss ``weighted``.
     """
 
     kind: str
@@ -54,6 +65,9 @@ class Problem:
     singular_values: tuple[float, ...] = ()
     path: str | None = None
     digest: str | None = None
+    function: str | None = None
+    samples: int = 200
+    condition: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +86,8 @@ class Start:
 class Record:
     """How often a cell is looked at, when it ends, and whether its trained weights are kept.
 
-    Meanings as in the configuration reference. ``keep_params`` changes no number, hence no cell's name.
+    Meanings as in the configuration reference. ``keep_params`` changes no number, hence no cell's name;
+    ``metrics`` are names of a user's own functions.
     """
 
     records: int
@@ -80,6 +95,7 @@ class Record:
     depth_of_fit: float
     max_steps: int
     keep_params: bool = False
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,9 +109,16 @@ class Grid:
     retraction: tuple[str, ...]
     optimizer: tuple[str, ...]
     data: tuple[str, ...]
-    width: tuple[int, ...]
+    width: tuple[int | tuple[int, ...], ...]
     depth: tuple[int, ...]
     seed: tuple[int, ...]
+    momentum: tuple[float, ...] = (0.9,)
+    activation: tuple[str, ...] = ("linear",)
+    free: tuple[str, ...] = ("first",)
+    loss: tuple[str, ...] = ("square",)
+    profile: tuple[str, ...] = ("equal",)
+    batch_size: tuple[int, ...] = (0,)
+    label_noise: tuple[float, ...] = (0.0,)
 
     def points(self) -> Iterator[dict[str, Any]]:
         """The product of all lists, as one dict of coordinates a point, the seed fastest."""
@@ -115,8 +138,10 @@ class Cell:
     """One training run, all coordinates resolved: engine is ``layers`` or ``reduced``, never ``auto``.
 
     ``retraction`` is ``none`` for the optimizer ``gd``, which has none, so that a product over retractions
-    does not repeat the same run under several names. ``content`` is the sha256 (hex) of ``Sweep.shared``: it
-    makes the key hold everywhere, and is no coordinate.
+    does not repeat the same run under several names; ``momentum`` is 0 where none is read. ``width`` is the
+    narrowest hidden width, ``profile`` says the others. ``content`` is the sha256 (hex) of ``Sweep.shared``: it
+    makes the key hold everywhere, and is no coordinate. Coordinates with a default are told only where they
+    differ from it, so that a key given before they existed stays the same.
     """
 
     study: str
@@ -132,10 +157,17 @@ class Cell:
     optimizer: str
     precision: str
     content: str
+    momentum: float = 0.0
+    activation: str = "linear"
+    free: str = "first"
+    loss: str = "square"
+    profile: str = "equal"
+    batch_size: int = 0
+    label_noise: float = 0.0
 
     def coordinates(self) -> dict[str, str | int | float]:
         """The columns a store keeps to tell cells apart, by name: all fields but ``content``."""
-        return {field.name: getattr(self, field.name) for field in fields(self)[:-1]}
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "content"}
 
     def key(self) -> str:
         """Name of the cell for ever: sha256 (hex) of its coordinates and its content."""
@@ -149,14 +181,17 @@ class Cell:
 
 # Cells differ mostly in their seed: the text around it is made once, which makes a million keys cheap.
 _SEED = "<seed>"
-_ALL_BUT_SEED = attrgetter(*(field.name for field in fields(Cell) if field.name != "seed"))
+_ALL_BUT_SEED = attrgetter(*(one.name for one in fields(Cell) if one.name != "seed"))
 
 
 @lru_cache(maxsize=4096)
 def _around_seed(rest: tuple, content: bool = True) -> tuple[bytes, bytes]:
-    """Canonical JSON of a cell's coordinates (and content), before and behind the seed's digits."""
-    names = [field.name for field in fields(Cell) if field.name != "seed"]
-    said = {**dict(zip(names, rest, strict=True)), "seed": [_SEED]}
+    """Canonical JSON of a cell's coordinates (and content), before and behind the seed's digits.
+
+    Coordinates at their default are left out: names given before these existed stay the same.
+    """
+    names = [one.name for one in fields(Cell) if one.name != "seed"]
+    said = _told(Cell, dict(zip(names, rest, strict=True))) | {"seed": [_SEED]}
     if not content:
         del said["content"]
     head, tail = _canonical(said).split(f'["{_SEED}"]')
@@ -168,6 +203,7 @@ class Sweep:
     """A validated configuration; see the module ``spec`` for the ways to make one.
 
     ``claims`` and ``figures`` say what is made of the results; they change no number and no cell's name.
+    ``functions`` holds the user's own by name; it is no part of what the sweep is.
     """
 
     study: str
@@ -179,12 +215,13 @@ class Sweep:
     grids: tuple[Grid, ...]
     claims: tuple[str, ...] = keys.GENERAL_CLAIMS
     figures: tuple[str, ...] = keys.GENERAL_FIGURES
+    functions: Mapping[str, own.Own] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def shared(self) -> str:
         """What all cells share and what changes their numbers, as canonical JSON (no path in it)."""
-        problem, record = asdict(replace(self.problem, path=None)), asdict(self.record)
-        del record["keep_params"]
+        problem = _told(self.problem, asdict(replace(self.problem, path=None)), keep=_OLD_PROBLEM)
+        record = _told(self.record, asdict(replace(self.record, keep_params=False)))
         return _canonical({"problem": problem, "start": asdict(self.start), "record": record})
 
     @cached_property
@@ -230,15 +267,45 @@ class Sweep:
         sections = {name: _given(getattr(self, name)) for name in ("problem", "start", "record")}
         return toml.document(head, sections, {"grid": [_given(grid) for grid in self.grids]})
 
+    def wanted(self) -> list[str]:
+        """Names of the user's own functions that the cells are made of."""
+        names = [self.problem.function, *self.record.metrics]
+        names += [word for grid in self.grids for key in OWN for word in getattr(grid, key)]
+        return list(dict.fromkeys(name for name in names if own.is_own(name)))  # type: ignore[misc]
+
+    @cached_property
+    def special(self) -> bool:
+        """Whether all cells take the general path: a user's own problem, or further metrics."""
+        return self.problem.kind == "own" or bool(self.record.metrics)
+
     def _cell(self, point: dict) -> Cell:
         """Resolve ``auto`` (the reduction wherever it is exact) and drop what has no effect."""
         point = dict(point)
-        if point["optimizer"] == "gd":
-            point["retraction"] = "none"
-        if point["engine"] == "auto":
-            exact = point["optimizer"] == "rgd" and point["retraction"] == "polar"
-            point["engine"] = "reduced" if exact else "layers"
-        return Cell(study=self.study, precision=self.precision, content=self._content, **point)
+        row = words.optimizer(point["optimizer"])
+        if not row.constrained:
+            point["retraction"], point["free"] = "none", "first"
+        if not row.momentum:
+            point["momentum"] = 0.0
+        if isinstance(point["width"], tuple):
+            point["profile"], point["width"] = "-".join(map(str, point["width"])), min(point["width"])
+        cell = Cell(study=self.study, precision=self.precision, content=self._content, **point)
+        if cell.engine != "auto":
+            return cell
+        exact = cell.optimizer == "rgd" and cell.retraction == "polar" and not self.is_general(cell)
+        return replace(cell, engine="reduced" if exact else "layers")
+
+    def is_general(self, cell: Cell) -> bool:
+        """Whether a cell asks for more than plain linear networks: see ``dlnjax.sweep.parts``."""
+        plain = cell.optimizer in ("rgd", "gd") and cell.start in ("near", "haar")
+        return self.special or not plain or any(getattr(cell, name) != PLAIN[name] for name in PLAIN)
+
+
+#: Parts at which a network is a plain linear one.
+PLAIN = {one.name: one.default for one in fields(Cell) if one.default is not MISSING and one.name != "momentum"}
+#: Grid keys that take a user's own function.
+OWN = ("optimizer", "start", "activation", "loss")
+# Fields of a problem that always stood in its hash, even without a value.
+_OLD_PROBLEM = ("input_dim", "output_dim", "singular_values", "path", "digest")
 
 
 def differences(old: Sweep, new: Sweep) -> list[str]:
@@ -282,9 +349,15 @@ def _coordinates(cells: set[Cell], known: set[Cell]) -> str:
 
 
 def _given(section) -> dict:
-    """Fields of a section that say something: None, empty tuples and false are left out."""
-    given = asdict(section).items()
-    return {name: value for name, value in given if not (value is None or value is False or value == ())}
+    """Fields of a section that say something: defaults, None and empty tuples are left out."""
+    given = _told(section, asdict(section)).items()
+    return {name: value for name, value in given if not (value is None or value == ())}
+
+
+def _told(section, values: dict[str, Any], keep: tuple[str, ...] = ()) -> dict[str, Any]:
+    """``values`` without the fields that stand at their default, those in ``keep`` excepted."""
+    defaults = {one.name: one.default for one in fields(section)}
+    return {name: value for name, value in values.items() if name in keep or value != defaults[name]}
 
 
 def _show(value) -> str:

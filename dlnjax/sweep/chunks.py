@@ -44,12 +44,14 @@ class Ended(NamedTuple):
       trace: numpy arrays.
       carry: the engine's final carry.
       resumed: the record that a checkpoint let it start from, 0 without one.
+      extra: further curves by name, ``(B, records + 1)`` each.
     """
 
     result: Any
     trace: Trace
     carry: Any
     resumed: int
+    extra: Any = ()
 
 
 def program(
@@ -141,7 +143,7 @@ def run(
         raise
     whole = jax.tree.map(np.asarray, state)
     trace = train.trace(whole.records, whole.statuses, whole.run.monitor)
-    return Ended(result, trace, whole.run.carry, resumed)
+    return Ended(result, trace, whole.run.carry, resumed, whole.records.extra)
 
 
 def _length(pace: float, records: int) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 from dlnjax.sweep import data, keys
 from dlnjax.sweep.cells import Grid, Problem, Record, Start, Sweep
+from dlnjax.sweep.parts import agree
 from dlnjax.sweep.keys import Complaint, Key
 from dlnjax.sweep.toml import key as show_key
 from dlnjax.sweep.toml import one_line, show
@@ -73,7 +74,7 @@ class Reader:
                 f"above record.tolerance = {record['tolerance']}; give at most that, or raise the tolerance"
             )
             self.complain("record.depth_of_fit", f"{record['depth_of_fit']} is {limit}")
-        grids = self._grids(raw, problem)
+        grids = self._grids(raw, {**problem, "metrics": record["metrics"]})
         self._finish(raw)
         made = (Problem(**problem), Start(**start), Record(**record), tuple(Grid(**grid) for grid in grids))
         return Sweep(**head, problem=made[0], start=made[1], record=made[2], grids=made[3])
@@ -253,34 +254,17 @@ class Reader:
         return values
 
     def _entry(self, where: str, name: str, entry: Any, key: Key) -> Any:
-        if name == "width" and isinstance(entry, list):
-            text = (
-                f"{show(entry)} gives unequal widths, which no engine of a sweep takes, reduced least of all"
-            )
-            self.complain(where, f"{text}; give {key.check.expected}, each for all hidden layers of a cell")
-            return _BAD
+        if name == "width" and isinstance(entry, list) and entry:  # the hidden widths, one by one
+            read = [self._value(where, width, key) for width in entry]
+            return _BAD if _BAD in read else tuple(read)
         return self._value(where, entry, key)
 
     def _agree(self, grid: dict[str, Any], paths: dict[str, str], problem: dict[str, Any]) -> None:
         """Keys that are fine alone but not together."""
-        rank = len(problem["singular_values"]) if _fine(problem, "singular_values") else 0
-        for width in grid["width"] if _fine(grid, "width") else ():
-            if width < rank:
-                text = f"{width} is below the rank {rank} of problem.singular_values"
-                self.complain(paths["width"], f"{text}; give widths from {rank}")
-        if _fine(grid, "engine") and "reduced" in grid["engine"]:
-            for name, exact in (("retraction", "polar"), ("optimizer", "rgd")):
-                others = [v for v in grid[name] if v != exact] if _fine(grid, name) else []
-                if others:
-                    text = f'"reduced" is exact for {name} "{exact}" only, not for {show(others[0])}'
-                    self.complain(paths["engine"], f'{text}; give engine "layers" or "auto"')
-        if (
-            _fine(grid, "data")
-            and _fine(problem, "kind")
-            and problem["kind"] == "teacher"
-            and "raw" in grid["data"]
-        ):
-            self.complain(paths["data"], '"raw" needs data, a teacher has none; remove it or give "whitened"')
+        fine = {name: () if values is _BAD else values for name, values in grid.items()}
+        known = {name: value for name, value in problem.items() if value is not _BAD}
+        for name, text in agree.mistakes(fine, known):
+            self.complain(paths[name], text)
 
 
 def _listed(entries: Any) -> list:

@@ -28,6 +28,7 @@ from dlnjax.sweep import claims, failures, manifest, progress, store
 from dlnjax.sweep import facts as results
 from dlnjax.sweep.checkpoint import Room
 from dlnjax.sweep.engines import WorkerDied
+from dlnjax.sweep.parts import own
 
 #: (sweep, shard, room) -> the shard's table; must be importable where it runs
 Work = Callable[[Any, Any, Room], pa.Table]
@@ -110,9 +111,11 @@ def run(
 
     Raises:
       manifest.ConfigChanged: the folder belongs to another config.
+      parts.own.PartError: a user's functions are missing, or cannot be imported in other processes.
       OSError: the disk is full or the folder cannot be written; what is complete stays complete.
       KeyboardInterrupt: Ctrl-C; SystemExit(143): SIGTERM. Claims are given back, complete shards stay.
     """
+    own.check(sweep, elsewhere=executor is not None)
     planner = planner or _plan
     work = work or (_execute if executor is None else partial(_execute_elsewhere, _process()))
     listen = listen or (lambda name, **facts: None)

@@ -8,7 +8,7 @@ serves every depth, step size, seed and length, and every piece of a run (:mod:`
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,20 +18,15 @@ import numpy as np
 import pyarrow as pa
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dlnjax import layerwise, optim, reduced, stiefel, train
-from dlnjax.sweep import blocks, chunks, instance, rows, settings, store, weights
+from dlnjax import layerwise, optim, reduced, train
+from dlnjax.sweep import blocks, chunks, instance, metrics, rows, settings, store, weights
 from dlnjax.sweep.cells import Sweep
 from dlnjax.sweep.checkpoint import Room
-from dlnjax.sweep.instance import Instances, TwoLayer
+from dlnjax.sweep.instance import TwoLayer
+from dlnjax.sweep.parts import general
+from dlnjax.sweep.parts.general import RETRACTIONS
 from dlnjax.sweep.plan import Program, Shard
 from dlnjax.sweep.settings import Settings
-
-RETRACTIONS: Mapping[str, Any] = {
-    "polar": stiefel.retract_polar,
-    "qr": stiefel.retract_qr,
-    "cayley": stiefel.retract_cayley,
-    "cholesky_qr": stiefel.retract_cholesky_qr,
-}
 
 
 class Steps(NamedTuple):
@@ -39,6 +34,26 @@ class Steps(NamedTuple):
 
     size: jax.Array
     scales: reduced.LayerScales
+
+
+class Way(NamedTuple):
+    """How the shards of one kind of program run.
+
+    Attributes:
+      prepare: ``(sweep, cells, batch)`` -> what they start from: ``problem``, ``start``, ``keys``, ``shared``, ``rank``.
+      resolve: ``(sweep, cells, prepared)`` -> their settings, with ``interval``.
+      steps: ``(settings, column)`` -> the traced numbers of the cells.
+      engine: ``(sweep, shard)`` -> the function that makes one cell's engine.
+      rows: as ``rows.rows``.
+      leaves: ``(ended, depth)`` -> the trained weights, B cells in front.
+    """
+
+    prepare: Callable[..., Any]
+    resolve: Callable[..., Any]
+    steps: Callable[..., Any]
+    engine: Callable[[Sweep, Shard], Callable[..., train.Engine]]
+    rows: Callable[..., list[dict[str, Any]]]
+    leaves: Callable[[chunks.Ended, int], list[np.ndarray]]
 
 
 class Compiled(NamedTuple):
@@ -67,8 +82,9 @@ def shard(sweep: Sweep, shard: Shard, room: Room | None = None) -> pa.Table:
       room: a place for checkpoints; a shard that is over before one is due leaves it empty.
     """
     began = time.perf_counter()
-    instances = instance.prepare(sweep, shard.cells, shard.batch)
-    chosen = settings.resolve(sweep, shard.cells, instances)
+    way = WAYS[shard.program.engine]
+    instances = way.prepare(sweep, shard.cells, shard.batch)
+    chosen = way.resolve(sweep, shard.cells, instances)
     compiled, fresh, arguments = _program(sweep, shard, instances, chosen)
     ended = chunks.run(
         partial(compiled.call, *arguments),
@@ -79,10 +95,10 @@ def shard(sweep: Sweep, shard: Shard, room: Room | None = None) -> pa.Table:
         room=room,
     )
     seconds = (time.perf_counter() - began) / len(shard.cells)
-    found = rows.columns(sweep, shard.cells, instances, chosen, ended.result, ended.trace, seconds)
-    table = store.table(found, sweep.record.records)
+    found = way.rows(sweep, shard.cells, instances, chosen, ended.result, ended.trace, seconds)
+    table = metrics.append(store.table(found, sweep.record.records), ended.extra)
     if sweep.record.keep_params:
-        table = weights.append(table, _LEAVES[shard.program.engine](ended, shard.cells[0].depth))
+        table = weights.append(table, way.leaves(ended, shard.cells[0].depth))
     facts = {
         "device": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
         "compile_seconds": f"{compiled.seconds if fresh else 0:.3f}",
@@ -93,7 +109,7 @@ def shard(sweep: Sweep, shard: Shard, room: Room | None = None) -> pa.Table:
 
 
 def _program(
-    sweep: Sweep, shard: Shard, instances: Instances, chosen: Settings
+    sweep: Sweep, shard: Shard, instances: Any, chosen: Any
 ) -> tuple[Compiled, bool, tuple]:
     """The compiled program of a shard, whether it was compiled just now, and its arguments."""
     dtype = jnp.dtype(shard.program.precision)
@@ -102,17 +118,19 @@ def _program(
     def column(values: np.ndarray) -> jax.Array:
         return jnp.asarray(np.pad(values, (0, padding), mode="edge"), dtype)
 
-    steps = Steps(column(chosen.step_size), jax.tree.map(column, chosen.scales))
+    way = WAYS[shard.program.engine]
+    steps = way.steps(chosen, column)
     depth = jnp.asarray(shard.cells[0].depth, jnp.int32)
     arguments = (instances.problem, instances.start, instances.keys, steps, depth)
     devices = _devices(shard.batch)
     shapes = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(arguments))
     record = (sweep.record.records, sweep.record.tolerance)
-    key = (shard.program, shard.max_depth, *record, instances.shared, len(devices), shapes)
+    functions = tuple(sweep.functions.values())
+    key = (shard.program, shard.max_depth, *record, instances.shared, len(devices), shapes, functions)
     fresh = key not in _programs
     if fresh:
-        engine = partial(_ENGINES[shard.program.engine], shard.program, shard.max_depth)
-        _programs[key] = _compile(engine, record, instances.shared, devices, arguments)
+        form = (instances.shared, shard.program.width)
+        _programs[key] = _compile(way.engine(sweep, shard), record, form, devices, arguments)
     return _programs[key], fresh, arguments
 
 
@@ -122,8 +140,14 @@ def _devices(batch: int) -> list:
     return devices[: max(n for n in range(1, len(devices) + 1) if batch % n == 0)]
 
 
-def _compile(engine, record: tuple[int, float], shared: bool, devices: list, arguments: tuple) -> Compiled:
-    """``chunks.program`` over a batch: blocks of cells within a device, shard_map over devices."""
+def _compile(
+    engine, record: tuple[int, float], form: tuple[bool, int], devices: list, arguments: tuple
+) -> Compiled:
+    """``chunks.program`` over a batch: blocks of cells within a device, shard_map over devices.
+
+    ``form``: whether the problem is shared by all cells, and the width that sets the size of blocks.
+    """
+    shared, width = form
     began = time.perf_counter()
     mesh = Mesh(np.array(devices), ("cells",), axis_types=(AxisType.Auto,))
     split, whole = PartitionSpec("cells"), PartitionSpec()
@@ -138,7 +162,6 @@ def _compile(engine, record: tuple[int, float], shared: bool, devices: list, arg
     axes = (None if shared else 0, 0, 0, 0, None)
     specs = (whole if shared else split, split, split, split, whole)
     shapes = jax.eval_shape(jax.vmap(blank, in_axes=axes), *arguments)
-    width = arguments[1].first.shape[-2]
     batched = blocks.blocked(cell, (*axes, 0, None, None, None), width)
     # check_vma is off: loop carries that start as constants would need a cast each
     mapped = jax.shard_map(
@@ -201,5 +224,27 @@ def _trained_frame(ended: chunks.Ended, depth: int) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in ended.result]
 
 
-_ENGINES = {"layers": _layers, "reduced": _reduced}
-_LEAVES = {"layers": _trained_layers, "reduced": _trained_frame}
+def _steps(chosen: Settings, column: Callable[[np.ndarray], jax.Array]) -> Steps:
+    return Steps(column(chosen.step_size), jax.tree.map(column, chosen.scales))
+
+
+def _plain(engine: Callable[..., train.Engine], leaves: Callable[..., list[np.ndarray]]) -> Way:
+    """The way of plain linear networks, by one of their two engines."""
+
+    def made(sweep: Sweep, shard: Shard):
+        return partial(engine, shard.program, shard.max_depth)
+
+    return Way(instance.prepare, settings.resolve, _steps, made, rows.columns, leaves)
+
+
+def _general(sweep: Sweep, shard: Shard) -> Callable[..., train.Engine]:
+    return partial(general.engine, sweep, shard.program.lead)  # type: ignore[arg-type]
+
+
+WAYS = {
+    "layers": _plain(_layers, _trained_layers),
+    "reduced": _plain(_reduced, _trained_frame),
+    "general": Way(
+        general.prepare, general.resolve, general.steps, _general, general.rows, lambda ended, _: list(ended.result)
+    ),
+}

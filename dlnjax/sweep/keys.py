@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dlnjax.sweep.parts import own, words
 from dlnjax.sweep.toml import show
 
 #: Marks a key without a default.
@@ -59,12 +60,15 @@ class Whole:
 
 @dataclass(frozen=True)
 class Real:
-    """A finite number above zero (and below ``below``); integers are taken, bool is refused."""
+    """A finite number above zero (``zero``: or zero) and below ``below``; integers are taken, bool is refused."""
 
     below: float = math.inf
+    zero: bool = False
 
     @property
     def expected(self) -> str:
+        if self.zero:
+            return "0 or " + Real(self.below).expected
         return "a positive number" if self.below == math.inf else f"a number between 0 and {self.below:g}"
 
     def __call__(self, value: Any) -> float:
@@ -76,8 +80,9 @@ class Real:
             number = math.inf
         if not math.isfinite(number):
             raise Complaint(f"{show(value)} is not finite; give {self.expected}")
-        if not 0 < number < self.below:
-            reason = "is not positive" if number <= 0 else f"is not below {self.below:g}"
+        if not (0 < number < self.below or (self.zero and number == 0)):
+            low = "is negative" if self.zero else "is not positive"
+            reason = low if number <= 0 else f"is not below {self.below:g}"
             raise Complaint(f"{show(value)} {reason}; give {self.expected}")
         return number
 
@@ -96,9 +101,10 @@ class Flag:
 
 @dataclass(frozen=True)
 class Word:
-    """One of a few strings; a near miss is named."""
+    """One of a few strings; a near miss is named. ``own``: or the name of a user's function (``parts.own``)."""
 
     choices: tuple[str, ...]
+    own: bool = False
 
     @property
     def expected(self) -> str:
@@ -107,7 +113,7 @@ class Word:
     def __call__(self, value: Any) -> str:
         if type(value) is not str:
             raise Complaint(f"{show(value)} is not a string; give {self.expected}")
-        if value not in self.choices:
+        if value not in self.choices and not (self.own and own.is_own(value)):
             near = nearest(value, self.choices)
             hint = f'did you mean "{near}"? ' if near else ""
             raise Complaint(f"{show(value)} is not known; {hint}give {self.expected}")
@@ -171,6 +177,20 @@ class Spectrum:
 
 
 @dataclass(frozen=True)
+class Functions:
+    """Names of a user's own functions, none twice."""
+
+    expected: str = "functions of yours, in Python: sweep.grid(..., metrics=[my_metric])"
+
+    def __call__(self, value: Any) -> tuple[str, ...]:
+        names = value if type(value) is list else [value]
+        wrong = [name for name in names if not own.is_own(name)]
+        if wrong:
+            raise Complaint(f"{show(wrong[0])} is not the name of a function; give {self.expected}")
+        return tuple(dict.fromkeys(names))
+
+
+@dataclass(frozen=True)
 class Key:
     """One key: how its value is checked, and its default (:data:`REQUIRED` if it has none)."""
 
@@ -191,19 +211,28 @@ TOP: Mapping[str, Key] = {
     "claims": Key(Words(CLAIMS), GENERAL_CLAIMS),
     "figures": Key(Words(FIGURES), GENERAL_FIGURES),
 }
-KIND = Key(Word(("teacher", "digits", "mnist", "file")))
+KIND = Key(Word(("teacher", "digits", "mnist", "file", "own")))
 #: The further keys of ``[problem]``, by kind.
 PROBLEMS: Mapping[str, Mapping[str, Key]] = {
     "teacher": {
         "input_dim": Key(Whole(1, 100_000)),
         "output_dim": Key(Whole(1, 100_000)),
         "singular_values": Key(Spectrum()),
+        "samples": Key(Whole(1, 1_000_000), 200),
+        "condition": Key(Real(), 4.0),
     },
     "digits": {},
     "mnist": {},
     "file": {
         "path": Key(Text("the path of a .npz file with arrays x and y", r"(?s)[^\0]+")),
         "digest": Key(Text("the 64 hex digits of the data's sha256, or leave it out", r"[0-9a-f]{64}"), None),
+    },
+    "own": {
+        "function": Key(
+            Text("a function of yours, in Python: sweep.grid(problem=my_problem)", own.PATTERN.pattern)
+        ),
+        "input_dim": Key(Whole(1, 100_000)),
+        "output_dim": Key(Whole(1, 100_000)),
     },
 }
 START: Mapping[str, Key] = {"distance": Key(Real(), 0.05), "first_scale": Key(Real(), 0.5)}
@@ -213,15 +242,23 @@ RECORD: Mapping[str, Key] = {
     "depth_of_fit": Key(Real(below=1), 1e-13),
     "max_steps": Key(Whole(1, 10**9), 100_000),
     "keep_params": Key(Flag(), False),
+    "metrics": Key(Functions(), ()),
 }
 #: Grid keys take a list or a scalar; checks and defaults are for one entry.
 GRID: Mapping[str, Key] = {
     "step_rule": Key(Word(("fixed", "optimal", "middle", "edge"))),
     "step": Key(Real()),
     "engine": Key(Word(("layers", "reduced", "auto"))),
-    "start": Key(Word(("near", "haar"))),
+    "start": Key(Word(tuple(words.STARTS), own=True)),
     "retraction": Key(Word(("polar", "qr", "cayley", "cholesky_qr")), "polar"),
-    "optimizer": Key(Word(("rgd", "gd")), "rgd"),
+    "optimizer": Key(Word(tuple(words.OPTIMIZERS), own=True), "rgd"),
+    "momentum": Key(Real(below=1, zero=True), 0.9),
+    "activation": Key(Word(tuple(words.ACTIVATIONS), own=True), "linear"),
+    "free": Key(Word(words.FREE), "first"),
+    "loss": Key(Word(words.LOSSES, own=True), "square"),
+    "profile": Key(Word(words.PROFILES), "equal"),
+    "batch_size": Key(Whole(0, 10_000_000), 0),
+    "label_noise": Key(Real(zero=True), 0.0),
     "data": Key(Word(("whitened", "raw")), "whitened"),
     "width": Key(Whole(1, 100_000)),
     "depth": Key(Whole(2, 1_000_000)),
@@ -292,7 +329,7 @@ def home(name: str) -> str | None:
 def names() -> list[str]:
     """All keys of all sections."""
     problem = [name for table in PROBLEMS.values() for name in table]
-    return [*TOP, "kind", *problem, *START, *RECORD, *GRID]
+    return list(dict.fromkeys([*TOP, "kind", *problem, *START, *RECORD, *GRID]))
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median_low
 
 from dlnjax.sweep import store
@@ -22,7 +22,10 @@ CAPACITY = 1024
 
 @dataclass(frozen=True)
 class Program:
-    """What a compiled training program depends on, besides the shapes of the problem."""
+    """What a compiled training program depends on, besides the shapes of the problem.
+
+    ``lead`` is set on the general path (``dlnjax.sweep.parts``): a cell with all that its programs share, depth too.
+    """
 
     engine: str
     width: int
@@ -30,6 +33,7 @@ class Program:
     optimizer: str
     retraction: str
     precision: str
+    lead: Cell | None = None
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,18 @@ def program(cell: Cell) -> Program:
     return Program(cell.engine, cell.width, cell.data, cell.optimizer, cell.retraction, cell.precision)
 
 
+def general(cell: Cell) -> Program:
+    """The program of a cell on the general path."""
+    lead = replace(cell, study="", content="", step_rule="", step=0.0, seed=0, momentum=0.0)
+    return replace(program(cell), engine="general", lead=lead)
+
+
 def shards(sweep: Sweep, cells: Iterable[Cell] | None = None) -> list[Shard]:
     """The partition of a sweep's cells (or of some of them) into shards, in grid order."""
     groups: dict[tuple, list[Cell]] = defaultdict(list)
     for cell in sweep.cells() if cells is None else cells:
-        groups[program(cell), cell.depth, cell.step_rule, cell.start].append(cell)
+        kind = general(cell) if sweep.is_general(cell) else program(cell)
+        groups[kind, cell.depth, cell.step_rule, cell.start].append(cell)
     batches = _batches(groups)
     depths: dict[Program, int] = defaultdict(int)
     for key, group in groups.items():

@@ -12,11 +12,13 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from dlnjax.sweep import data, keys, overrides
 from dlnjax.sweep.cells import Cell, Grid, Problem, Record, Start, Sweep, differences, extends
 from dlnjax.sweep.config import Reader, SpecError
+from dlnjax.sweep.parts import own
 from dlnjax.sweep.toml import one_line
 
 __all__ = [
@@ -64,9 +66,13 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = (), *, check_d
 def grid(*, grids: Iterable[Mapping[str, Any]] = (), **values: Any) -> Sweep:
     """Make a sweep in Python: the keywords are the configuration's keys, whatever their section.
 
-    ``start`` is the grid key (``"near"`` or ``"haar"``); the keys of the section of that name are keywords of
+    ``start`` is the grid key (``"near"``, ``"haar"``, ...); the keys of the section of that name are keywords of
     their own. ``problem`` and ``record`` may also be given as mappings. Lists may be tuples, ranges or
     numpy arrays.
+
+    A function of yours may stand for a word of ``optimizer``, ``start``, ``activation`` and ``loss``, for the
+    ``problem`` (then with ``input_dim`` and ``output_dim``), and in ``metrics``; :func:`own` says what each takes and
+    gives its version.
 
     Args:
       grids: for several grids, a mapping of grid keys each; grid keys given as keywords are shared by all.
@@ -82,17 +88,23 @@ def grid(*, grids: Iterable[Mapping[str, Any]] = (), **values: Any) -> Sweep:
       >>> len(sweep.cells())
       6
     """
-    several = [_plain(table) for table in grids]
+    functions: dict[str, own.Own] = {}
+    several = [_plain(table, functions) for table in grids]
+    if _is_function(values.get("problem")):
+        values = {**values, "problem": {"kind": "own", "function": values["problem"]}}
     raw: dict[str, Any] = {"grid": several or [{}]}
     for name, value in values.items():
         section = keys.home(name)
         if section == "base" and not several:
-            raw["grid"][0][name] = _plain(value)
+            raw["grid"][0][name] = _plain(value, functions)
         elif section:
-            raw.setdefault(section, {})[name] = _plain(value)
+            raw.setdefault(section, {})[name] = _plain(value, functions)
+        elif name in keys.SECTIONS and isinstance(value, Mapping):
+            raw.setdefault(name, {}).update(_plain(value, functions))
         else:  # top level, or unknown and refused there
-            raw[name] = _plain(value)
-    return Reader("sweep.grid", flat=True).sweep(raw, os.getcwd(), check_data=True)
+            raw[name] = _plain(value, functions)
+    made = Reader("sweep.grid", flat=True).sweep(raw, os.getcwd(), check_data=True)
+    return replace(made, functions=functions)
 
 
 def data_problems(sweep: Sweep) -> list[str]:
@@ -163,14 +175,32 @@ def _syntax(message: str, text: str) -> str:
     return f"is not TOML, {one_line(message, 160)}{shown}; write key = value, strings in quotes"
 
 
-def _plain(value: Any) -> Any:
-    """Python and numpy containers as the lists and scalars that TOML would have given."""
+def _plain(value: Any, functions: dict[str, own.Own]) -> Any:
+    """Python and numpy containers as the lists and scalars that TOML would have given, functions as names."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(entry) for name, entry in value.items()}
+        return {str(name): _plain(entry, functions) for name, entry in value.items()}
+    if _is_function(value):
+        return _named(value, functions)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "tolist"):  # numpy scalars and arrays, without importing numpy
         value = value.tolist()
     if isinstance(value, list | tuple | range):
-        return [_plain(entry) for entry in value]
+        return [_plain(entry, functions) for entry in value]
     return value
+
+
+def _is_function(value: Any) -> bool:
+    return isinstance(value, own.Own) or own.is_problem(value) or (callable(value) and not hasattr(value, "tolist"))
+
+
+def _named(value: Any, functions: dict[str, own.Own]) -> str:
+    """The name of a user's function, which stands for one function in a sweep."""
+    try:
+        part = value if isinstance(value, own.Own) else own.own(value)
+    except (TypeError, ValueError) as error:
+        raise SpecError([f"sweep.grid: {error}"]) from None
+    if functions.setdefault(part.name, part) != part:
+        text = "two functions have this name; give one of them another name, or version with sweep.own"
+        raise SpecError([f"sweep.grid: {part.name}: {text}"])
+    return part.name

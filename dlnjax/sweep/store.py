@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from dlnjax.sweep import durable, manifest
 
 #: Version of the columns below. Older files are brought to it on reading (:data:`_UPGRADES`).
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 #: Folder of the shards inside a sweep's folder.
 SHARDS = "shards"
 #: Columns of trained weights begin so; read through :mod:`dlnjax.sweep.weights` alone.
@@ -53,6 +53,13 @@ _COLUMNS: dict[str, tuple[pa.DataType, str, bool]] = {
     "retraction": (pa.string(), "", False),
     "optimizer": (pa.string(), "", False),
     "precision": (pa.string(), "", False),
+    "momentum": (pa.float64(), "", False),
+    "activation": (pa.string(), "", False),
+    "free": (pa.string(), "", False),
+    "loss": (pa.string(), "", False),
+    "profile": (pa.string(), "", False),
+    "batch_size": (pa.int64(), "samples, 0 for all", False),
+    "label_noise": (pa.float64(), "of the labels' root mean square", False),
     "cell": (pa.string(), "sha256 of the coordinates", False),
     "status": (pa.string(), "", False),
     "reason": (pa.string(), "", True),
@@ -70,6 +77,8 @@ _COLUMNS: dict[str, tuple[pa.DataType, str, bool]] = {
     "scale_last": (pa.float64(), "multiplier of mu", True),
     "scale_middle": (pa.float64(), "multiplier of mu", True),
     "rank": (pa.int64(), "", True),
+    "curvature_min": (pa.float64(), "of the loss on products", True),
+    "curvature_max": (pa.float64(), "of the loss on products", True),
     "final_loss": (pa.float64(), "1/2 squared Frobenius norm", True),
     "final_distance": (pa.float64(), "Frobenius norm", True),
     "orthonormality_error": (pa.float64(), "Frobenius norm, largest layer", True),
@@ -80,8 +89,24 @@ CURVES = {"step": "steps", "loss": "", "distance": "Frobenius norm", "gradient_n
 # ``step`` is also the coordinate's name in a config; the curve's column is therefore curve_step.
 _CURVE_COLUMN = {name: f"curve_{name}" for name in CURVES}
 _DAMAGED = "{}: damaged ({}); delete it and run the same command again"
+# What version 2 added, as every cell of version 1 has it.
+_PARTS: dict[str, Any] = {
+    "momentum": 0.0, "activation": "linear", "free": "first", "loss": "square", "profile": "equal",
+    "batch_size": 0, "label_noise": 0.0, "curvature_min": None, "curvature_max": None,
+}  # fmt: skip
+
+
+def _with_parts(shard: pa.Table) -> pa.Table:
+    for name, value in _PARTS.items():
+        kind, unit, null = _COLUMNS[name]
+        column = pa.array([value] * len(shard), kind)
+        if name not in shard.column_names:
+            shard = shard.append_column(_field(name, kind, unit, null), column)
+    return shard
+
+
 # version -> function that turns a table of that version into one of the next
-_UPGRADES: dict[int, Any] = {}
+_UPGRADES: dict[int, Any] = {1: _with_parts}
 
 
 def schema(records: int) -> pa.Schema:

@@ -9,6 +9,7 @@ form their matrix; they are for networks of at most a few thousand numbers.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -96,6 +97,61 @@ def singular_values(
         function = _along(net, lambda p: outputs(p).ravel())
         jacobian = np.asarray(jax.jit(jax.jacfwd(function))(jnp.zeros(_size(net), jnp.float64)))
     return np.linalg.svd(jacobian, compute_uv=False)
+
+
+def predict_network(
+    params: Params, x: Any, activation: Any, *, step_size: Any, scales: Any = None, constrained: Any = None
+) -> Rate:
+    """:func:`predict_outputs` of ``network.forward(params, x, activation)``, compiled once for all params of a shape.
+
+    Args:
+      params: layers, runs allowed. x: ``(d_0, n)``. activation: elementwise; None is linear.
+      step_size, scales, constrained: as in ``rates.predict``.
+    """
+    net = _host.chain(params, step_size, scales, constrained)
+    with jax.enable_x64(True):
+        inputs = jnp.asarray(np.asarray(x), jnp.float64)
+        slopes = _jacobians(tuple(jnp.asarray(w) for w in net.layers), inputs, activation)
+    parts = []
+    for w, slope, step, held in zip(net.layers, slopes, net.steps, net.constrained, strict=True):
+        rows = np.asarray(slope).reshape(-1, *w.shape)
+        rows = _host.project_tangent(w, rows) if held else rows
+        parts.append(np.sqrt(step) * rows.reshape(len(rows), -1))
+    values = np.linalg.svd(np.concatenate(parts, axis=1), compute_uv=False)
+    return spectrum.rate(spectrum.extremes(values**2), step_size, len(parts[0]))
+
+
+@partial(jax.jit, static_argnames="activation")
+def _jacobians(layers: Params, x: jax.Array, activation: Any) -> Params:
+    return jax.jacfwd(lambda w: network.forward(w, x, activation))(layers)
+
+
+def predict_product(
+    params: Params, problem: Any, *, step_size: Any, scales: Any = None, constrained: Any = None
+) -> Rate:
+    r"""The rate of a loss of the product at a product where its gradient is zero: ``K^{1/2} H K^{1/2}`` [derived].
+
+    ``K`` is the layers' metric on products, ``H`` the loss's Hessian there.
+
+    Args:
+      params: layers at a minimiser of the loss, runs allowed.
+      problem: a pytree with ``product_loss(product)`` (``dlnjax.losses``).
+      step_size, scales, constrained: as in ``rates.predict``.
+    """
+    net = _host.chain(params, step_size, scales, constrained)
+    product = net.product
+    with jax.enable_x64(True):
+        curvature = np.asarray(_curvature(_double(problem), jnp.asarray(product))).reshape([product.size] * 2)
+    image = layer_metric(net)(np.eye(product.size).reshape(-1, *product.shape)).reshape(curvature.shape)
+    weights, vectors = np.linalg.eigh((image + image.T) / 2)
+    root = (vectors * np.sqrt(np.maximum(weights, 0))) @ vectors.T
+    values = np.linalg.eigvalsh(root @ curvature @ root)
+    return spectrum.rate(spectrum.extremes(values), step_size, product.size)
+
+
+@jax.jit
+def _curvature(problem: Any, product: jax.Array) -> jax.Array:
+    return jax.hessian(problem.product_loss)(product)
 
 
 def _along(net: _host.Chain, function: Callable[[Params], jax.Array]) -> Callable[[jax.Array], jax.Array]:

@@ -1,0 +1,276 @@
+"""The general path of a shard: any parts, with the optax transformation itself, layer by layer at a fixed depth.
+
+It offers what the fast paths offer (``execute.Way``): what the cells start from, their settings, their engine, and their
+rows. Depth is static here, so a program serves one depth; seeds, steps and momenta are its batch, as everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dlnjax import optim, stiefel, train
+from dlnjax._types import Params, Rate, Status
+from dlnjax.reduced import LayerScales
+from dlnjax.sweep import instance
+from dlnjax.sweep.cells import Cell, Sweep
+from dlnjax.sweep.parts import forecast, layers, own, problems, words
+
+RETRACTIONS: Mapping[str, Any] = {
+    "polar": stiefel.retract_polar,
+    "qr": stiefel.retract_qr,
+    "cayley": stiefel.retract_cayley,
+    "cholesky_qr": stiefel.retract_cholesky_qr,
+}
+# Stream of samples, labels' noise and mini-batches, beside those of the middle layers.
+_DATA = 1 << 30
+#: Steps beyond the predicted ones, as ``settings`` has them; a start it does not name runs to max_steps.
+_MARGIN = {"near": 1.1, "haar": 1.3}
+_EXTRA_STEPS = 64
+_OPTIMIZER = "a function (step_size, scales) -> optax transformation"
+_METRIC = "a function params -> dict of numbers"
+
+
+class Ready(NamedTuple):
+    """What the cells of a shard start from; ``problem``, ``start`` and ``keys`` are the program's arguments."""
+
+    problem: dict[str, Any]
+    start: dict[str, Any]
+    keys: jax.Array
+    shared: bool
+    rank: int | None
+    form: layers.Shape
+    drawn: problems.Drawn
+
+
+class Steps(NamedTuple):
+    """The traced numbers of a cell: mu, three scales, momentum."""
+
+    size: Any
+    scales: LayerScales
+    momentum: Any
+
+
+class Chosen(NamedTuple):
+    """Resolved numbers of a shard's cells, B in front.
+
+    Attributes:
+      step_size: mu. scales: as ``settings.Settings``. momentum: as in the cells.
+      units: the rate of Riemannian gradient descent at ``mu = 1``; None where theory has none.
+      interval: steps between records.
+    """
+
+    step_size: np.ndarray
+    scales: LayerScales
+    momentum: np.ndarray
+    units: list[Rate | None]
+    interval: int
+
+
+def prepare(sweep: Sweep, cells: Sequence[Cell], batch: int) -> Ready:
+    """Problems, solutions and starts of cells of one program; filled up to ``batch`` with the last."""
+    filled = [*cells, *[cells[-1]] * (batch - len(cells))]
+    lead = cells[0]
+    seeds = jnp.array([cell.seed for cell in filled], jnp.uint32)
+    teacher, starts, keys = jax.vmap(partial(instance._streams, width=lead.width))(seeds)
+    noise = jax.vmap(lambda key: jax.random.fold_in(key, _DATA))(keys)
+    form = layers.shape(lead, *_ends(sweep, lead), plain=_plain(sweep, lead))
+    drawn = problems.draw(sweep, lead, form, teacher, keys, noise)
+    numbers = (sweep.start.distance, sweep.start.first_scale)
+    part = sweep.functions[lead.start] if own.is_own(lead.start) else None
+    begun = layers.begin(lead, form, starts, drawn.solved, drawn.norm, numbers, part)
+    start = {"params": layers.stored(begun, form), **drawn.each}
+    return Ready(drawn.shared, start, noise, True, drawn.rank, form, drawn)
+
+
+def _ends(sweep: Sweep, cell: Cell) -> tuple[int, int]:
+    """``d_0`` and ``d_N``."""
+    spec = sweep.problem
+    if spec.input_dim and spec.output_dim:
+        return spec.input_dim, spec.output_dim
+    square, *_ = instance._from_data(spec, cell.data, cell.width, cell.precision)
+    return square.target.shape[1], square.target.shape[0]
+
+
+def _plain(sweep: Sweep, cell: Cell) -> bool:
+    """Whether a user's function sees the layers: then they are N matrices, no runs."""
+    return sweep.special or own.is_own(cell.optimizer)
+
+
+def resolve(sweep: Sweep, cells: Sequence[Cell], ready: Ready) -> Chosen:
+    """Scales, step sizes and length of the cells of a shard."""
+    scales = [_scales(cell, ready, i) for i, cell in enumerate(cells)]
+    units = _units(cells, ready, scales)
+    sizes = [_step_size(cell, ready, i, units[i]) for i, cell in enumerate(cells)]
+    steps = max(_num_steps(sweep, c, r, s) for c, r, s in zip(cells, units, sizes, strict=True))
+    records = sweep.record.records
+    interval = max(1, min(math.ceil(steps / records), sweep.record.max_steps // records))
+    momenta = np.array([cell.momentum for cell in cells])
+    return Chosen(np.array(sizes), LayerScales(*np.array(scales).T), momenta, units, interval)
+
+
+def _scales(cell: Cell, ready: Ready, i: int) -> LayerScales:
+    """``1/||W_f*||_2^2`` for orthonormal layers, f the free one; shared among those between by rule ``middle``."""
+    last = float(ready.drawn.norm[i]) ** -2
+    between = last / max(ready.form.pace.count(1), 1) if cell.step_rule == "middle" else last
+    return LayerScales(1.0, between, last)
+
+
+def _units(cells: Sequence[Cell], ready: Ready, scales: list[LayerScales]) -> list[Rate | None]:
+    """The unit rates, once a seed: steps and momenta share them."""
+    found: dict[int, Rate | None] = {}
+    solved = ready.drawn.solved
+    for i, cell in enumerate(cells):
+        if cell.seed not in found:
+            here = None if solved is None else [layer[i] for layer in solved]
+            arrays = forecast.one(ready.drawn, i)
+            found[cell.seed] = here and forecast.unit_rate(cell, ready.form, here, arrays, scales[i])
+    return [found[cell.seed] for cell in cells]
+
+
+def _step_size(cell: Cell, ready: Ready, i: int, rate: Rate | None) -> float:
+    if cell.step_rule in ("fixed", "middle"):
+        return cell.step * float(ready.drawn.unit[i])
+    if rate is None:
+        raise ValueError(
+            f'step_rule "{cell.step_rule}": theory has no rate at the solution of seed {cell.seed}, '
+            f'depth {cell.depth}; give step_rule "fixed"'
+        )
+    return cell.step * float(rate.step_optimal if cell.step_rule == "optimal" else rate.step_max)
+
+
+def _num_steps(sweep: Sweep, cell: Cell, rate: Rate | None, size: float) -> int:
+    """Steps for the predicted factor to reach ``depth_of_fit``; ``max_steps`` where nothing says how many."""
+    predicted = forecast.own_rate(cell, rate and forecast.at_step(rate, size), size)
+    margin = _MARGIN.get(cell.start)
+    slope = abs(math.log(predicted.factor)) if predicted is not None and predicted.factor > 0 else 0.0
+    if not slope or margin is None:
+        return sweep.record.max_steps
+    needed = margin * abs(math.log(sweep.record.depth_of_fit)) / slope + _EXTRA_STEPS
+    return int(min(sweep.record.max_steps, math.ceil(needed)))
+
+
+def steps(chosen: Chosen, column: Callable[[np.ndarray], jax.Array]) -> Steps:
+    """The traced numbers of the cells."""
+    return Steps(column(chosen.step_size), jax.tree.map(column, chosen.scales), column(chosen.momentum))
+
+
+def engine(sweep: Sweep, lead: Cell, problem, start, key, steps: Steps, depth) -> train.Engine:
+    """One cell: its problem, its optimizer, and what is measured."""
+    params = start["params"]
+    arrays = {**problem, **{name: value for name, value in start.items() if name != "params"}}
+    ends = params[0].shape[-1], params[-1].shape[-2]
+    form = layers.shape(lead, *ends, plain=_plain(sweep, lead))
+    trained, measured = problems.build(sweep, lead, arrays, key, params)
+    made = train.prepare(params, trained, _optimizer(sweep, lead, form, params, steps), constrained=form.constrained)
+    metrics = [sweep.functions[name] for name in sweep.record.metrics]
+
+    def report(carry, step):
+        record = train.measure(carry[0], measured, step, form.constrained)
+        return record._replace(extra=_measured(metrics, carry[0], record.loss)) if metrics else record
+
+    return made._replace(report=report)
+
+
+def _optimizer(sweep: Sweep, lead: Cell, form: layers.Shape, params: Params, steps: Steps):
+    scales = layers.scale_tree(steps.scales, form)
+    if own.is_own(lead.optimizer):
+        return _own_optimizer(sweep.functions[lead.optimizer], params, steps.size, scales)
+    given = SimpleNamespace(
+        size=steps.size,
+        scales=scales,
+        momentum=steps.momentum,
+        constrained=form.constrained,
+        retraction=RETRACTIONS.get(lead.retraction),
+    )
+    return words.OPTIMIZERS[lead.optimizer].make(optim, optax, given)
+
+
+def _own_optimizer(part: own.Own, params: Params, size, scales) -> Any:
+    """A user's transformation, tried once on the layers."""
+    made = own.call("optimizer", part, _OPTIMIZER, size, scales)
+    if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):
+        raise own.refuse("optimizer", part, f"a {type(made).__name__}", _OPTIMIZER)
+
+    def once(w):
+        more = {}
+        if isinstance(made, optax.GradientTransformationExtraArgs):
+            more = {"value": jnp.sum(w[0]), "value_fn": lambda w: jnp.sum(w[0])}
+        return made.update(w, made.init(w), w, **more)[0]  # pyright: ignore[reportCallIssue]
+
+    tried = own.Own(lambda w: jax.eval_shape(once, w), part.name)
+    problems.like("optimizer", part, own.call("optimizer", tried, _OPTIMIZER, params), params, "updates")
+    return made
+
+
+def _measured(metrics: Sequence[own.Own], params: Params, like: jax.Array) -> dict[str, jax.Array]:
+    """All scalars of the user's metrics, by name."""
+    found: dict[str, jax.Array] = {}
+    for part in metrics:
+        made = own.call("metrics", part, _METRIC, params)
+        if not isinstance(made, dict):
+            raise own.refuse("metrics", part, f"a {type(made).__name__}", _METRIC)
+        for name, value in made.items():
+            number = jnp.asarray(value)
+            if number.shape != () or not str(name).isidentifier() or name in found:
+                what = f"shape {number.shape} for {name!r}" if number.shape else f"the name {name!r}"
+                raise own.refuse("metrics", part, what, f"{_METRIC}, under names of their own")
+            found[name] = number.astype(like.dtype)
+    return found
+
+
+def rows(
+    sweep: Sweep, cells: Sequence[Cell], ready: Ready, chosen: Chosen, ended: Params, trace, seconds: float
+) -> list[dict[str, Any]]:
+    """One mapping a cell, with the columns of ``store.schema``; arguments as ``rows.rows``."""
+    from dlnjax.sweep import rows as plain
+
+    found = []
+    for i, cell in enumerate(cells):
+        one = jax.tree.map(lambda a, i=i: a[i], trace)
+        status = _status(cell, one)
+        rate = _rate_found(cell, ready, chosen, ended, i, status)
+        row = {name: value for name, value in asdict(cell).items() if name != "content"}
+        row |= {"cell": sweep.key(cell), "seconds": seconds, "rank": ready.rank, "interval": chosen.interval}
+        row |= plain._outcome(one, sweep.record.tolerance, status, rate) | plain._curves(one)
+        scales = LayerScales(*(float(s[i]) for s in chosen.scales))
+        row |= {"step_size": float(chosen.step_size[i]), "scale_middle": scales.middle, "scale_last": scales.last}
+        if rate is not None:
+            row |= {"predicted_factor": float(rate.factor)}
+            row |= {name: float(getattr(rate, name)) for name in ("eigenvalue_min", "eigenvalue_max")}
+            row |= {n: float(getattr(rate, n)) for n in ("step_max", "step_optimal") if math.isfinite(getattr(rate, n))}
+        if ready.drawn.curvature is not None:
+            row["curvature_min"], row["curvature_max"] = map(float, ready.drawn.curvature[i])
+        found.append(row)
+    return found
+
+
+def _status(cell: Cell, trace) -> int:
+    """On mini-batches a run ends in noise of bounded size: that is no divergence."""
+    status = int(trace.status[-1])
+    start, last = float(trace.distance[0]), float(trace.distance[-1])
+    noisy = cell.batch_size > 0 and status == Status.DIVERGED and last <= train.BLOWUP * start
+    return Status.RUNNING if noisy else status
+
+
+def _rate_found(cell: Cell, ready: Ready, chosen: Chosen, ended: Params, i: int, status: int) -> Rate | None:
+    """The prediction at the layers that a converged run found, else at the known solution."""
+    rate, size = chosen.units[i], float(chosen.step_size[i])
+    if rate is not None and status == Status.CONVERGED and forecast.own_rate(cell, rate, size) is not None:
+        here = [np.asarray(w, np.float64) for leaf in ended for w in _matrices(np.asarray(leaf)[i])]
+        scales = LayerScales(*(float(s[i]) for s in chosen.scales))
+        rate = forecast.unit_rate(cell, ready.form, here, forecast.one(ready.drawn, i), scales)
+    return forecast.own_rate(cell, rate and forecast.at_step(rate, size), size)
+
+
+def _matrices(leaf: np.ndarray) -> list[np.ndarray]:
+    return list(leaf) if leaf.ndim == 3 else [leaf]
