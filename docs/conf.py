@@ -78,6 +78,7 @@ _TYPES = {
     "Text": "string",
     "Spectrum": "list of numbers",
     "Words": "list of strings",
+    "Functions": "list of functions",
 }
 
 

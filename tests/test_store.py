@@ -115,11 +115,22 @@ def test_a_flipped_bit_is_not_read_as_a_number(tmp_path, sweep):
 def test_newer_schema_is_refused_and_older_ones_are_upgraded(tmp_path, sweep, monkeypatch):
     shard = _fill(tmp_path, sweep)[0]
     monkeypatch.setattr(store, "SCHEMA_VERSION", 0)
-    with pytest.raises(ValueError, match="schema version 1, this dlnjax reads up to 0"):
+    with pytest.raises(ValueError, match="schema version 2, this dlnjax reads up to 0"):
         store.read_shard(tmp_path, shard.name)
-    monkeypatch.setattr(store, "SCHEMA_VERSION", 2)
-    monkeypatch.setitem(store._UPGRADES, 1, lambda t: t.append_column("new", pa.nulls(len(t), pa.int64())))
+    monkeypatch.setattr(store, "SCHEMA_VERSION", 3)
+    monkeypatch.setitem(store._UPGRADES, 2, lambda t: t.append_column("new", pa.nulls(len(t), pa.int64())))
     assert "new" in store.read_shard(tmp_path, shard.name).column_names
+
+
+def test_a_shard_from_before_there_were_parts_has_them_at_their_default(tmp_path, sweep, monkeypatch):
+    name = _fill(tmp_path, sweep)[0].name
+    new = store.read_shard(tmp_path, name)
+    monkeypatch.setattr(store, "SCHEMA_VERSION", 1)
+    store.path(tmp_path, name).unlink()
+    store.write(tmp_path, name, new.drop_columns([n for n in new.column_names if n in store._PARTS]))
+    monkeypatch.setattr(store, "SCHEMA_VERSION", 2)
+    assert store.read_shard(tmp_path, name).select(new.column_names).equals(new)
+    assert store.read_shard(tmp_path, name, ["cell", "free"])["free"].to_pylist() == ["first"] * len(new)
 
 
 def test_no_results_says_how_to_start(tmp_path):

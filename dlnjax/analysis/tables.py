@@ -28,9 +28,14 @@ Row = dict[str, Any]
 
 #: Coordinates of a cell, in the order in which tables sort them.
 COORDINATES = (
-    "study", "step_rule", "step", "data", "start", "optimizer", "retraction", "precision", "width",
-    "engine", "depth", "seed",
+    "study", "step_rule", "step", "data", "start", "optimizer", "momentum", "retraction", "activation", "free",
+    "loss", "batch_size", "label_noise", "precision", "profile", "width", "engine", "depth", "seed",
 )  # fmt: skip
+#: Coordinates that a plain linear network has at their default; they are columns only where some cell differs.
+PARTS = {
+    "momentum": 0.0, "activation": "linear", "free": "first", "loss": "square", "profile": "equal",
+    "batch_size": 0, "label_noise": 0.0,
+}  # fmt: skip
 #: Columns of summary.csv and edge.csv.
 COLUMNS = (
     "study", "data", "depth", "width", "seed", "step_rule", "step", "step_size", "engine", "start",
@@ -50,7 +55,6 @@ UNITS = {
     "window_last": "steps",
 }
 _RULES = {name: place for place, name in enumerate(("fixed", "optimal", "middle", "edge"))}
-_CURVES = ("curve_step", "curve_loss", "curve_distance", "curve_gradient_norm")
 #: Nats by which the predicted slowest mode must fall within a run before its rate can be seen.
 _LEAST_DECAY = 3.0
 
@@ -66,7 +70,7 @@ def measure(table: pyarrow.Table, tolerance: float = 1e-8, output_dim: int | Non
     Returns:
       Rows with all columns of the table and of :data:`COLUMNS`; None where a thing does not apply.
     """
-    rows = [{**_measured(row, tolerance), "output_dim": output_dim} for row in _plain(table)]
+    rows = [{**PARTS, **_measured(row, tolerance), "output_dim": output_dim} for row in _plain(table)]
     return sorted(rows, key=_sort_key)
 
 
@@ -77,7 +81,9 @@ def split(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
 
 
 def to_csv(rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> str:
-    """Rows as CSV text: full precision, an empty field where a thing does not apply."""
+    """Rows as CSV text: full precision, an empty field where a thing does not apply; parts where some cell has them."""
+    parts = [n for n, plain in PARTS.items() if any(row.get(n, plain) != plain for row in rows)]
+    columns = [*columns, *(name for name in parts if name not in columns)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -91,7 +97,7 @@ def groups(
     """Rows that agree in the coordinates ``by`` but those in ``without``, keyed by what they agree in."""
     found: dict[tuple[tuple[str, Any], ...], list[Row]] = {}
     for row in rows:
-        key = tuple((name, row[name]) for name in by if name not in without)
+        key = tuple((name, _coordinate(row, name)) for name in by if name not in without)
         found.setdefault(key, []).append(row)
     return found
 
@@ -104,13 +110,18 @@ def varying(rows: Sequence[Row]) -> list[str]:
     rules: dict[str, list[Row]] = {}
     for row in rows:
         rules.setdefault(row["step_rule"], []).append(row)
-    found = {n for group in rules.values() for n in COORDINATES if len({row[n] for row in group}) > 1}
+    found = {
+        n for group in rules.values() for n in COORDINATES if len({_coordinate(row, n) for row in group}) > 1
+    }
     return [n for n in COORDINATES if n in found or (n == "step_rule" and len(rules) > 1)]
 
 
 def describe(row: Row, names: Sequence[str]) -> str:
     """The coordinates ``names`` of a row in words: ``fixed, layers, N = 4``."""
-    words = {"depth": "N = {}", "width": "width {}", "seed": "seed {}", "step": "step {:g}"}
+    words = {
+        "depth": "N = {}", "width": "width {}", "seed": "seed {}", "step": "step {:g}", "free": "{} free",
+        "momentum": "momentum {:g}", "batch_size": "batch {}", "label_noise": "label noise {:g}",
+    }  # fmt: skip
     return ", ".join(words.get(name, "{}").format(row[name]) for name in names)
 
 
@@ -125,7 +136,7 @@ def to_pandas(table: pyarrow.Table | Sequence[Row]) -> pandas.DataFrame:
     """
     frames = _require("pandas")
     rows, units = _plain(table), {**UNITS, **_units(table)}
-    scalars = [{k: v for k, v in row.items() if k not in _CURVES and k != "fit"} for row in rows]
+    scalars = [{k: v for k, v in row.items() if not _is_curve(k) and k != "fit"} for row in rows]
     frame = frames.DataFrame(scalars).set_index([c for c in COORDINATES if rows and c in rows[0]])
     frame.attrs["units"] = {name: unit for name, unit in units.items() if name in frame.columns}
     return frame
@@ -149,7 +160,7 @@ def to_xarray(table: pyarrow.Table | Sequence[Row]) -> xarray.Dataset:
     names = [name for name in (rows[0] if rows else {}) if name not in ("fit", "cell")]
     made = {}
     for name in names:
-        values = _column([row[name] for row in rows], curve=name in _CURVES)
+        values = _column([row[name] for row in rows], curve=_is_curve(name))
         made[name] = (("cell", "record")[: values.ndim], values, {"units": units.get(name, "1")})
     coordinates = {name: made.pop(name) for name in COORDINATES if name in made}
     return arrays.Dataset(made, coords=coordinates)
@@ -199,13 +210,23 @@ def _plain(table: pyarrow.Table | Sequence[Row]) -> list[Row]:
 
 
 def _value(name: str, value: Any) -> Any:
-    if name in _CURVES:
+    if _is_curve(name):
         return None if value is None else np.asarray(value, float)
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _sort_key(row: Row) -> tuple:
-    return tuple((_RULES.get(row[n], 9), row[n]) if n == "step_rule" else row[n] for n in COORDINATES)
+    return tuple(
+        (_RULES.get(row[n], 9), row[n]) if n == "step_rule" else _coordinate(row, n) for n in COORDINATES
+    )
+
+
+def _coordinate(row: Row, name: str) -> Any:
+    return row.get(name, PARTS[name]) if name in PARTS else row[name]
+
+
+def _is_curve(name: str) -> bool:
+    return name.startswith("curve_")
 
 
 def _column(values: list[Any], *, curve: bool) -> np.ndarray:

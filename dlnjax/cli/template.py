@@ -43,14 +43,25 @@ tolerance = 1e-8                        # a cell has converged at this relative 
 depth_of_fit = 1e-13                    # it runs until theory expects this relative error (default 1e-13)
 max_steps = 100000                      # and never longer than this (default 100000)
 keep_params = false                     # keep the trained weights, for sweep.params (default false)
+metrics = []                            # functions of yours, given in Python (default [])
 
 [base]                                  # grid keys that all grids share
-width = [{width}]                             # hidden width, the same in all layers{width_note}
+width = [{width}]                             # hidden width{width_note}; or a list each, [[4, 6]]
 seed = [0, 1, 2]                        # random numbers depend on the seed, not on the batch
 engine = "auto"                         # layers | reduced | auto; reduced: exact, as cheap at any depth
-start = "{start}"                          # near (the solution, disturbed) | haar (random)
+start = "{start}"                          # near (the solution, disturbed) | haar (random) | identity; and
+                                        # gaussian | balanced, for optimizers that leave all layers free
 retraction = "polar"                    # polar | qr | cayley | cholesky_qr (default polar)
-optimizer = "rgd"                       # rgd: layers 2.. stay orthonormal; gd: free (default rgd)
+optimizer = "rgd"                       # rgd | heavy_ball | nesterov | adam | adam_elementwise | polyak |
+                                        # armijo; all layers free: gd | gd_momentum | adam_free (default rgd)
+momentum = 0.9                          # of heavy_ball, nesterov and gd_momentum (default 0.9)
+free = "first"                          # layer not kept orthonormal: first | last | middle | none | all
+                                        # (default first)
+activation = "linear"                   # linear | tanh | relu | leaky_relu (default linear)
+loss = "square"                         # square | weighted | logistic | sensing (default square)
+profile = "equal"                       # hidden widths: equal | growing | shrinking (default equal)
+batch_size = 0                          # samples of a step, 0 for all (default 0)
+label_noise = 0.0                       # of the labels' root mean square (default 0)
 {data}
 [[grid]]                                # one fixed step size
 step_rule = "fixed"                     # fixed | optimal | middle | edge
@@ -79,7 +90,7 @@ def text(kind: str, study: str, file: str) -> str:
         file=file,
         problem=_PROBLEM[kind],
         width=4 if teacher else 5,
-        width_note="; at least the rank" if teacher else "",
+        width_note=", at least the rank" if teacher else "",
         start="near",
         step="0.01" if teacher else "0.10",
         data="" if teacher else _DATA,

@@ -39,7 +39,7 @@ def _moved(params: Any, displacement: Any) -> Any:
 def armijo_search(
     finish: optax.GradientTransformation,
     *,
-    step_size: float = 1.0,
+    step_size: float | jax.Array = 1.0,
     shrink: float = 0.5,
     grow: float = 2.0,
     decrease: float = 1e-4,
@@ -60,7 +60,8 @@ def armijo_search(
     for name, number in (("shrink", shrink), ("decrease", decrease)):
         if not 0 < number < 1:
             raise ValueError(f"{name} is {number}; it must lie in (0, 1)")
-    if not (step_size > 0 and grow >= 1 and max_trials >= 1):
+    known = isinstance(step_size, (int, float))  # a traced one is the caller's to check
+    if not ((not known or step_size > 0) and grow >= 1 and max_trials >= 1):
         raise ValueError(f"step_size {step_size}, grow {grow}, max_trials {max_trials}: need > 0, >= 1, >= 1")
 
     def init(params: Any) -> ArmijoState:

@@ -148,7 +148,7 @@ def polyak(
 
 
 def armijo(
-    step_size: float = 1.0,
+    step_size: float | jax.Array = 1.0,
     *,
     retraction: Retraction = stiefel.retract_polar,
     constrained: Labels = None,

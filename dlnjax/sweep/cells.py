@@ -301,7 +301,9 @@ class Sweep:
 
 
 #: Parts at which a network is a plain linear one.
-PLAIN = {one.name: one.default for one in fields(Cell) if one.default is not MISSING and one.name != "momentum"}
+PLAIN = {
+    one.name: one.default for one in fields(Cell) if one.default is not MISSING and one.name != "momentum"
+}
 #: Grid keys that take a user's own function.
 OWN = ("optimizer", "start", "activation", "loss")
 # Fields of a problem that always stood in its hash, even without a value.
@@ -318,10 +320,10 @@ def differences(old: Sweep, new: Sweep) -> list[str]:
         lines.append(f"precision: {old.precision} -> {new.precision}")
     for section in ("problem", "start", "record"):
         before, after = getattr(old, section), getattr(new, section)
-        for field in fields(before):
-            a, b = getattr(before, field.name), getattr(after, field.name)
-            if a != b and field.name != "path":
-                lines.append(f"{section}.{field.name}: {_show(a)} -> {_show(b)}")
+        for one in fields(before):
+            a, b = getattr(before, one.name), getattr(after, one.name)
+            if a != b and one.name != "path":
+                lines.append(f"{section}.{one.name}: {_show(a)} -> {_show(b)}")
     before, after = ({replace(cell, content="") for cell in sweep.cells()} for sweep in (old, new))
     for verb, rest in (("removed", before - after), ("added", after - before)):
         if rest:
@@ -339,12 +341,12 @@ def extends(old: Sweep, new: Sweep) -> bool:
 def _coordinates(cells: set[Cell], known: set[Cell]) -> str:
     """The coordinate values of ``cells`` that none of ``known`` has, as ``depth 256, 512; seed 3``."""
     parts = []
-    for field in fields(Cell):
-        values = {getattr(c, field.name) for c in cells} - {getattr(c, field.name) for c in known}
+    for one in fields(Cell):
+        values = {getattr(c, one.name) for c in cells} - {getattr(c, one.name) for c in known}
         if values:
             listed = sorted(values)[:6]
             dots = ", ..." if len(values) > 6 else ""
-            parts.append(f"{field.name} {', '.join(map(str, listed))}{dots}")
+            parts.append(f"{one.name} {', '.join(map(str, listed))}{dots}")
     return "; ".join(parts) or "new combinations of known values"
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from dlnjax.sweep import data, keys
 from dlnjax.sweep.cells import Grid, Problem, Record, Start, Sweep
-from dlnjax.sweep.parts import agree
 from dlnjax.sweep.keys import Complaint, Key
+from dlnjax.sweep.parts import agree
 from dlnjax.sweep.toml import key as show_key
 from dlnjax.sweep.toml import one_line, show
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dlnjax.sweep import execute, instance, settings
+from dlnjax.sweep import execute
 from dlnjax.sweep.cells import Sweep
 from dlnjax.sweep.plan import Program, Shard
 
@@ -97,7 +97,8 @@ def _cost(sweep: Sweep, group: list[Shard]) -> Cost:
 def _interval(sweep: Sweep, shard: Shard) -> int:
     """Steps between two records of a shard, by one cell of each step size: seeds hardly differ."""
     some = tuple({cell.step: cell for cell in shard.cells}.values())
-    return settings.resolve(sweep, some, instance.prepare(sweep, some, shard.batch)).interval
+    way = execute.WAYS[shard.program.engine]
+    return way.resolve(sweep, some, way.prepare(sweep, some, shard.batch)).interval
 
 
 class _Tried(NamedTuple):
@@ -108,8 +109,9 @@ class _Tried(NamedTuple):
 
 def _try(sweep: Sweep, shard: Shard) -> _Tried:
     """One program ready to run, timed at one depth."""
-    instances = instance.prepare(sweep, shard.cells, shard.batch)
-    chosen = settings.resolve(sweep, shard.cells, instances)
+    way = execute.WAYS[shard.program.engine]
+    instances = way.prepare(sweep, shard.cells, shard.batch)
+    chosen = way.resolve(sweep, shard.cells, instances)
     compiled, fresh, arguments = execute._program(sweep, shard, instances, chosen)
     blank = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), compiled.blank)
     state = jax.device_put(blank, compiled.sharding, may_alias=False)

@@ -40,11 +40,11 @@ class Way(NamedTuple):
     """How the shards of one kind of program run.
 
     Attributes:
-      prepare: ``(sweep, cells, batch)`` -> what they start from: ``problem``, ``start``, ``keys``, ``shared``, ``rank``.
+      prepare: ``(sweep, cells, batch)`` -> what they start from: ``problem, start, keys, shared, rank``.
       resolve: ``(sweep, cells, prepared)`` -> their settings, with ``interval``.
       steps: ``(settings, column)`` -> the traced numbers of the cells.
       engine: ``(sweep, shard)`` -> the function that makes one cell's engine.
-      rows: as ``rows.rows``.
+      columns: as ``rows.columns``.
       leaves: ``(ended, depth)`` -> the trained weights, B cells in front.
     """
 
@@ -52,7 +52,7 @@ class Way(NamedTuple):
     resolve: Callable[..., Any]
     steps: Callable[..., Any]
     engine: Callable[[Sweep, Shard], Callable[..., train.Engine]]
-    rows: Callable[..., list[dict[str, Any]]]
+    columns: Callable[..., dict[str, Any]]
     leaves: Callable[[chunks.Ended, int], list[np.ndarray]]
 
 
@@ -95,7 +95,7 @@ def shard(sweep: Sweep, shard: Shard, room: Room | None = None) -> pa.Table:
         room=room,
     )
     seconds = (time.perf_counter() - began) / len(shard.cells)
-    found = way.rows(sweep, shard.cells, instances, chosen, ended.result, ended.trace, seconds)
+    found = way.columns(sweep, shard.cells, instances, chosen, ended.result, ended.trace, seconds)
     table = metrics.append(store.table(found, sweep.record.records), ended.extra)
     if sweep.record.keep_params:
         table = weights.append(table, way.leaves(ended, shard.cells[0].depth))
@@ -108,9 +108,7 @@ def shard(sweep: Sweep, shard: Shard, room: Room | None = None) -> pa.Table:
     return table.replace_schema_metadata({**(table.schema.metadata or {}), **facts})
 
 
-def _program(
-    sweep: Sweep, shard: Shard, instances: Any, chosen: Any
-) -> tuple[Compiled, bool, tuple]:
+def _program(sweep: Sweep, shard: Shard, instances: Any, chosen: Any) -> tuple[Compiled, bool, tuple]:
     """The compiled program of a shard, whether it was compiled just now, and its arguments."""
     dtype = jnp.dtype(shard.program.precision)
     padding = shard.batch - len(shard.cells)
@@ -245,6 +243,11 @@ WAYS = {
     "layers": _plain(_layers, _trained_layers),
     "reduced": _plain(_reduced, _trained_frame),
     "general": Way(
-        general.prepare, general.resolve, general.steps, _general, general.rows, lambda ended, _: list(ended.result)
+        general.prepare,
+        general.resolve,
+        general.steps,
+        _general,
+        general.columns,
+        lambda ended, _: list(ended.result),
     ),
 }

@@ -27,7 +27,9 @@ def append(table: pa.Table, extra: Mapping[str, Any] | tuple) -> pa.Table:
     """
     for name, curves in dict(extra).items():
         if {name, f"curve_{name}"} & set(table.column_names) or name.startswith(store.PARAMS):
-            raise PartError(f"metrics: the store has a column {name} of its own; give the number another name")
+            raise PartError(
+                f"metrics: the store has a column {name} of its own; give the number another name"
+            )
         values = np.asarray(curves, np.float64)[: len(table)]
         table = table.append_column(name, pa.array(values[:, -1]))
         curve = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])

@@ -191,7 +191,11 @@ def _plain(value: Any, functions: dict[str, own.Own]) -> Any:
 
 
 def _is_function(value: Any) -> bool:
-    return isinstance(value, own.Own) or own.is_problem(value) or (callable(value) and not hasattr(value, "tolist"))
+    return (
+        isinstance(value, own.Own)
+        or own.is_problem(value)
+        or (callable(value) and not hasattr(value, "tolist"))
+    )
 
 
 def _named(value: Any, functions: dict[str, own.Own]) -> str:

@@ -122,7 +122,7 @@ def schema(records: int) -> pa.Schema:
 
 
 def table(columns: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]], records: int) -> pa.Table:
-    """A shard's table from columns or from rows; what is absent and may be null is null.
+    """A shard's table from columns or from rows; what is absent and may be null is null, a part at its default.
 
     Args:
       columns: column -> values, one a cell, or one mapping a cell. Curves are ``curve_step``,
@@ -137,11 +137,12 @@ def table(columns: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]], re
         rows = columns
         names = sorted({name for row in rows for name in row})
         columns = {name: [row.get(name) for row in rows] for name in names}
+    length = len(next(iter(columns.values())))
+    columns = {**{name: [plain] * length for name, plain in _PARTS.items()}, **columns}
     unknown = sorted(set(columns) - set(wanted.names))
     missing = [f.name for f in wanted if not f.nullable and f.name not in columns]
     if unknown or missing:
         raise ValueError(f"columns unknown: {unknown}, missing: {missing}; store.schema lists them")
-    length = len(next(iter(columns.values())))
     arrays = [_array(field, columns.get(field.name), length) for field in wanted]
     return pa.Table.from_arrays(arrays, schema=wanted)
 

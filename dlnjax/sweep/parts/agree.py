@@ -89,7 +89,10 @@ def _starts(grid: Values, problem: Values) -> Iterator[Mistake]:
         yield "start", f'{text}; give optimizer "gd", free "all", or a [[grid]] of its own'
     bent = [a for a in grid["activation"] if a != "linear"]
     if "near" in grid["start"] and problem.get("kind") == "own":
-        yield "start", '"near" needs a known solution, a problem of your own has none; give "haar" or "identity"'
+        yield (
+            "start",
+            '"near" needs a known solution, a problem of your own has none; give "haar" or "identity"',
+        )
     elif "near" in grid["start"] and bent and problem.get("kind") != "teacher":
         text = f'"near" needs a known solution, data with activation {show(bent[0])} have none'
         yield "start", f'{text}; give "haar" or "identity"'
@@ -132,7 +135,10 @@ def _rates(grid: Values, problem: Values) -> Iterator[Mistake]:
     if any(a != "linear" for a in grid["activation"]):
         unknown += [f"activation with label_noise {show(x)}" for x in grid["label_noise"] if x]
     if unknown:
-        yield "step_rule", f"{show(asked[0])} needs a predicted rate, theory has none for {unknown[0]}; {_NUMBER}"
+        yield (
+            "step_rule",
+            f"{show(asked[0])} needs a predicted rate, theory has none for {unknown[0]}; {_NUMBER}",
+        )
 
 
 def _raw(grid: Values, problem: Values) -> Iterator[Mistake]:
@@ -145,7 +151,12 @@ def _user(grid: Values, problem: Values) -> Iterator[Mistake]:
     """A user's problem is a whole: it has its own loss, noise and network."""
     if problem.get("kind") != "own":
         return
-    for name, plain in (("activation", "linear"), ("loss", "square"), ("batch_size", 0), ("label_noise", 0.0)):
+    for name, plain in (
+        ("activation", "linear"),
+        ("loss", "square"),
+        ("batch_size", 0),
+        ("label_noise", 0.0),
+    ):
         wrong = [value for value in grid[name] if value != plain]
         if wrong:
             yield name, f"{show(wrong[0])} has no place in a problem of your own; write it into its loss"

@@ -1,4 +1,4 @@
-"""The rate that theory predicts for a cell of the general path: from its solution, at ``mu = 1``; None where there is none.
+"""The rate that theory predicts for a cell of the general path, from its solution; None where there is none.
 
 Linear networks on statistics: ``theory.rates``; losses of the product, and activations: ``theory.hessian``. A step rule
 that is a fraction of a predicted step reads the rate of Riemannian gradient descent whatever the optimizer, so that all
@@ -39,7 +39,7 @@ def unit_rate(
         "scales": [scales[kind] for kind in form.pace],
         "constrained": tuple(kind != 0 for kind in form.pace),
     }
-    params = tuple(solved)
+    params: Any = tuple(solved)
     try:
         if "loss" in arrays:
             return _finite(hessian.predict_product(params, arrays["loss"], **given))
@@ -52,7 +52,11 @@ def unit_rate(
 
 
 def _finite(rate: Rate) -> Rate | None:
-    return rate if all(math.isfinite(x) for x in (rate.factor, rate.eigenvalue_min, rate.eigenvalue_max)) else None
+    return (
+        rate
+        if all(math.isfinite(x) for x in (rate.factor, rate.eigenvalue_min, rate.eigenvalue_max))
+        else None
+    )
 
 
 def _square(arrays: dict[str, Any]) -> Quadratic:
@@ -80,7 +84,9 @@ def own_rate(cell: Cell, rate: Rate | None, step_size: float) -> Rate | None:
         return None
     edge = momentum.step_max(rate, step_size, cell.momentum)
     factor = momentum.predict(rate, cell.momentum)
-    return rate._replace(factor=factor, step_max=edge, step_optimal=math.nan)  # the best step is another momentum's
+    return rate._replace(
+        factor=factor, step_max=edge, step_optimal=math.nan
+    )  # the best step is another momentum's
 
 
 def at_step(rate: Rate, step_size: float) -> Rate:

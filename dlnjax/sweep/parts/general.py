@@ -1,6 +1,6 @@
 """The general path of a shard: any parts, with the optax transformation itself, layer by layer at a fixed depth.
 
-It offers what the fast paths offer (``execute.Way``): what the cells start from, their settings, their engine, and their
+It offers what the fast paths offer (``execute.Way``): what the cells start from, their settings, their engine and
 rows. Depth is static here, so a program serves one depth; seeds, steps and momenta are its batch, as everywhere.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -19,9 +18,9 @@ import numpy as np
 import optax
 
 from dlnjax import optim, stiefel, train
-from dlnjax._types import Params, Rate, Status
+from dlnjax._types import Params, Rate, Status, Trace
 from dlnjax.reduced import LayerScales
-from dlnjax.sweep import instance
+from dlnjax.sweep import instance, rows
 from dlnjax.sweep.cells import Cell, Sweep
 from dlnjax.sweep.parts import forecast, layers, own, problems, words
 
@@ -133,7 +132,10 @@ def _units(cells: Sequence[Cell], ready: Ready, scales: list[LayerScales]) -> li
         if cell.seed not in found:
             here = None if solved is None else [layer[i] for layer in solved]
             arrays = forecast.one(ready.drawn, i)
-            found[cell.seed] = here and forecast.unit_rate(cell, ready.form, here, arrays, scales[i])
+            known = here is not None
+            found[cell.seed] = (
+                forecast.unit_rate(cell, ready.form, here, arrays, scales[i]) if known else None
+            )
     return [found[cell.seed] for cell in cells]
 
 
@@ -171,7 +173,9 @@ def engine(sweep: Sweep, lead: Cell, problem, start, key, steps: Steps, depth) -
     ends = params[0].shape[-1], params[-1].shape[-2]
     form = layers.shape(lead, *ends, plain=_plain(sweep, lead))
     trained, measured = problems.build(sweep, lead, arrays, key, params)
-    made = train.prepare(params, trained, _optimizer(sweep, lead, form, params, steps), constrained=form.constrained)
+    made = train.prepare(
+        params, trained, _optimizer(sweep, lead, form, params, steps), constrained=form.constrained
+    )
     metrics = [sweep.functions[name] for name in sweep.record.metrics]
 
     def report(carry, step):
@@ -228,38 +232,48 @@ def _measured(metrics: Sequence[own.Own], params: Params, like: jax.Array) -> di
     return found
 
 
-def rows(
-    sweep: Sweep, cells: Sequence[Cell], ready: Ready, chosen: Chosen, ended: Params, trace, seconds: float
-) -> list[dict[str, Any]]:
-    """One mapping a cell, with the columns of ``store.schema``; arguments as ``rows.rows``."""
-    from dlnjax.sweep import rows as plain
-
-    found = []
-    for i, cell in enumerate(cells):
-        one = jax.tree.map(lambda a, i=i: a[i], trace)
-        status = _status(cell, one)
-        rate = _rate_found(cell, ready, chosen, ended, i, status)
-        row = {name: value for name, value in asdict(cell).items() if name != "content"}
-        row |= {"cell": sweep.key(cell), "seconds": seconds, "rank": ready.rank, "interval": chosen.interval}
-        row |= plain._outcome(one, sweep.record.tolerance, status, rate) | plain._curves(one)
-        scales = LayerScales(*(float(s[i]) for s in chosen.scales))
-        row |= {"step_size": float(chosen.step_size[i]), "scale_middle": scales.middle, "scale_last": scales.last}
-        if rate is not None:
-            row |= {"predicted_factor": float(rate.factor)}
-            row |= {name: float(getattr(rate, name)) for name in ("eigenvalue_min", "eigenvalue_max")}
-            row |= {n: float(getattr(rate, n)) for n in ("step_max", "step_optimal") if math.isfinite(getattr(rate, n))}
-        if ready.drawn.curvature is not None:
-            row["curvature_min"], row["curvature_max"] = map(float, ready.drawn.curvature[i])
-        found.append(row)
+def columns(
+    sweep: Sweep,
+    cells: Sequence[Cell],
+    ready: Ready,
+    chosen: Chosen,
+    ended: Params,
+    trace: Trace,
+    seconds: float,
+) -> dict[str, Any]:
+    """The columns of ``store.schema``; arguments as ``rows.columns``."""
+    count = len(cells)
+    arrays: Any = [np.asarray(field)[:count] for field in trace]
+    trace = _judged(cells[0], Trace(*arrays))
+    each = [_rate_found(c, ready, chosen, ended, i, int(trace.status[i, -1])) for i, c in enumerate(cells)]
+    known = Rate(
+        *(np.array([math.nan if r is None else r[i] for r in each], float) for i in range(len(Rate._fields)))
+    )
+    found: dict[str, Any] = {name: [getattr(cell, name) for cell in cells] for name in cells[0].coordinates()}
+    found |= {"cell": [sweep.key(cell) for cell in cells], "seconds": np.full(count, seconds)}
+    found["rank"] = None if ready.rank is None else np.full(count, ready.rank)
+    found |= rows._outcomes(trace, sweep.record.tolerance, None if None in each else known) | rows._curves(
+        trace
+    )
+    told = {name: np.ma.masked_invalid(value) for name, value in known._asdict().items()}
+    found |= rows._predictions(Rate(**told), chosen, count)  # type: ignore[arg-type]
+    if ready.drawn.curvature is not None:
+        found |= dict(zip(("curvature_min", "curvature_max"), ready.drawn.curvature[:count].T, strict=True))
     return found
 
 
-def _status(cell: Cell, trace) -> int:
+def _judged(cell: Cell, trace: Trace) -> Trace:
     """On mini-batches a run ends in noise of bounded size: that is no divergence."""
-    status = int(trace.status[-1])
-    start, last = float(trace.distance[0]), float(trace.distance[-1])
-    noisy = cell.batch_size > 0 and status == Status.DIVERGED and last <= train.BLOWUP * start
-    return Status.RUNNING if noisy else status
+    if not cell.batch_size:
+        return trace
+    bounded = trace.distance[:, -1] <= train.BLOWUP * trace.distance[:, 0]
+    noisy = bounded[:, None] & (trace.status == Status.DIVERGED)
+    return trace._replace(status=np.where(noisy, Status.RUNNING, trace.status))
+
+
+def _scales_of(chosen: Chosen, i: int) -> LayerScales:
+    """The scales of cell i, as plain numbers."""
+    return LayerScales(*(float(np.asarray(s)[i]) for s in chosen.scales))
 
 
 def _rate_found(cell: Cell, ready: Ready, chosen: Chosen, ended: Params, i: int, status: int) -> Rate | None:
@@ -267,7 +281,7 @@ def _rate_found(cell: Cell, ready: Ready, chosen: Chosen, ended: Params, i: int,
     rate, size = chosen.units[i], float(chosen.step_size[i])
     if rate is not None and status == Status.CONVERGED and forecast.own_rate(cell, rate, size) is not None:
         here = [np.asarray(w, np.float64) for leaf in ended for w in _matrices(np.asarray(leaf)[i])]
-        scales = LayerScales(*(float(s[i]) for s in chosen.scales))
+        scales = _scales_of(chosen, i)
         rate = forecast.unit_rate(cell, ready.form, here, forecast.one(ready.drawn, i), scales)
     return forecast.own_rate(cell, rate and forecast.at_step(rate, size), size)
 

@@ -6,7 +6,8 @@ carry the target's right singular vectors, those behind it the left ones, and th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -116,9 +117,34 @@ def _product(layers: Sequence[np.ndarray]) -> np.ndarray:
     return product
 
 
-def haar(keys: jax.Array, dims: Sequence[int], dtype: Any) -> list[jax.Array]:
-    """Orthonormal layers, B in front."""
-    return list(jax.vmap(lambda key: initial.haar(key, dims, 1.0, dtype))(keys))
+def normal(keys: jax.Array, shapes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """Standard normal matrices of these shapes, B in front, in double precision on the host.
+
+    Matrix i draws from ``fold_in(key, i)``: it depends on the key, its place and its size alone.
+    """
+    drawn: dict[int, np.ndarray] = {}
+    for size in {rows * columns for rows, columns in shapes}:
+        places = [i for i, (rows, columns) in enumerate(shapes) if rows * columns == size]
+        found = np.asarray(_normal(keys, jnp.array(places, jnp.int32), size), np.float64)
+        drawn |= {i: found[:, at].reshape(-1, *shapes[i]) for at, i in enumerate(places)}
+    return [drawn[i] for i in range(len(shapes))]
+
+
+@partial(jax.jit, static_argnames="size")
+def _normal(keys: jax.Array, places: jax.Array, size: int) -> jax.Array:
+    def one(key, place):
+        return jax.random.normal(jax.random.fold_in(key, place), (size,))
+
+    return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(keys, places)
+
+
+def haar(keys: jax.Array, dims: Sequence[int]) -> list[np.ndarray]:
+    """Uniformly distributed orthonormal layers, B in front: the polar factors of normal ones."""
+    return [polar(layer) for layer in normal(keys, _sizes(dims))]
+
+
+def _sizes(dims: Sequence[int]) -> list[tuple[int, int]]:
+    return [(dims[i + 1], dims[i]) for i in range(len(dims) - 1)]
 
 
 def begin(
@@ -146,48 +172,58 @@ def begin(
     if cell.start == "near":
         assert solved is not None, "near is refused without a solution"
         return _near(form, keys, solved, norm, numbers[0] / cell.depth, dtype)
-    sizes = jnp.asarray(numbers[1] * norm, dtype)
+    sizes = numbers[1] * norm[:, None, None]
     if cell.start == "balanced":
-        roots = sum(form.dims[i] ** 0.5 for i in (0, -1))  # the spectral norm of a standard normal product
-        product = jax.random.normal
-        draws = [
-            initial.spectral(size / roots * product(key, (form.dims[-1], form.dims[0]), dtype), form.dims)
-            for key, size in zip(keys, sizes, strict=True)
-        ]
-        return [jnp.stack(layer) for layer in zip(*draws, strict=True)]
-    if cell.start == "gaussian":
-        made = list(jax.vmap(lambda key: initial.gaussian(key, form.dims, 1.0, dtype))(keys))
-    elif cell.start == "identity":
-        made = [jnp.broadcast_to(w, (len(keys), *w.shape)) for w in initial.identity(form.dims, 1.0, dtype)]
-    else:
-        made = haar(keys, form.dims, dtype)
+        ends = (form.dims[-1], form.dims[0])
+        product = sizes / sum(d**0.5 for d in ends) * normal(keys, [ends])[0]  # of about this spectral norm
+        return list(_spectral(jnp.asarray(product, dtype), form.dims))
+    made = _STARTS[cell.start](keys, form.dims)
     if not form.held[form.free]:
-        made[form.free] = sizes[:, None, None] * made[form.free]
-    return made
+        made[form.free] = sizes * made[form.free]
+    return [jnp.asarray(layer, dtype) for layer in made]
+
+
+@partial(jax.jit, static_argnames="dims")
+def _spectral(product: jax.Array, dims: tuple[int, ...]) -> Params:
+    return jax.vmap(lambda p: initial.spectral(p, dims))(product)
+
+
+def _gaussian(keys: jax.Array, dims: Sequence[int]) -> list[np.ndarray]:
+    """Variance ``1/d_{i-1}`` an entry, as ``initial.gaussian``."""
+    return [layer / layer.shape[2] ** 0.5 for layer in normal(keys, _sizes(dims))]
+
+
+def _identity(keys: jax.Array, dims: Sequence[int]) -> list[np.ndarray]:
+    return [np.broadcast_to(np.eye(*size), (len(keys), *size)) for size in _sizes(dims)]
+
+
+_STARTS: dict[str, Callable[..., list[np.ndarray]]] = {
+    "haar": haar,
+    "gaussian": _gaussian,
+    "identity": _identity,
+}
 
 
 def _near(form: Shape, keys, solved, norm: np.ndarray, distance: float, dtype) -> list[jax.Array]:
     """The solution plus noise of total Frobenius norm ``distance`` (of the free layer in units of its norm)."""
-    noise = [
-        np.asarray(jax.vmap(lambda key, i=i, s=layer.shape[1:]: jax.random.normal(jax.random.fold_in(key, i), s))(keys))
-        for i, layer in enumerate(solved)
-    ]
+    noise = normal(keys, _sizes(form.dims))
     total = np.sqrt(sum(np.sum(np.square(x), axis=(1, 2), keepdims=True) for x in noise))
     made = []
     for i, (layer, x) in enumerate(zip(solved, noise, strict=True)):
         loose = i == form.free
         moved = layer + distance * x / total * (norm[:, None, None] if loose else 1.0)
-        made.append(jnp.asarray(moved if loose and not form.held[i] else _polar(moved), dtype))
+        made.append(jnp.asarray(moved if loose and not form.held[i] else polar(moved), dtype))
     return made
 
 
-def _polar(matrices: np.ndarray) -> np.ndarray:
+def polar(matrices: np.ndarray) -> np.ndarray:
+    """The polar factors, over leading axes."""
     left, _, right = np.linalg.svd(matrices, full_matrices=False)
     return left @ right
 
 
 def _own(part: own.Own, form: Shape, keys: jax.Array, dtype) -> list[jax.Array]:
-    shapes = [(form.dims[i + 1], form.dims[i]) for i in range(len(form.dims) - 1)]
+    shapes = _sizes(form.dims)
     wanted = f"a tuple of matrices of shapes {shapes}, W_1 first"
     draws = []
     for key in keys:

@@ -65,7 +65,9 @@ def own(value: Any, version: str | int = "1") -> Own:
         raise TypeError(f"{value!r} is a {named.__name__} without a name of its own; wrap it in a def")
     name = f"{_module(named)}:{named.__qualname__}@{version}"
     if not PATTERN.fullmatch(name):
-        raise ValueError(f"version {version!r} of {named.__qualname__}; give letters, digits, dots: '2', '1.1'")
+        raise ValueError(
+            f"version {version!r} of {named.__qualname__}; give letters, digits, dots: '2', '1.1'"
+        )
     return Own(value, name)
 
 
@@ -130,7 +132,9 @@ def call(role: str, part: Own, wanted: str, *arguments: Any) -> Any:
         return part.value(*arguments)
     except Exception as error:
         said = (str(error).splitlines() or [""])[0][:200]
-        raise PartError(f"{role} {part.name}: raised {type(error).__name__}: {said}; give {wanted}") from error
+        raise PartError(
+            f"{role} {part.name}: raised {type(error).__name__}: {said}; give {wanted}"
+        ) from error
 
 
 def refuse(role: str, part: Own, got: str, wanted: str) -> PartError:

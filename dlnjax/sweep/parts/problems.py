@@ -1,4 +1,4 @@
-"""What a cell trains on: arrays drawn on the host's side (:func:`draw`), and the problem that training sees (:func:`build`).
+"""What a cell trains on: arrays drawn beforehand (:func:`draw`), and the problem that training sees (:func:`build`).
 
 Linear networks under the square loss need statistics alone. Activations and mini-batches need the samples themselves: a
 teacher's are drawn with ``X X^T = n I``, data are whitened to that. The losses of ``dlnjax.losses`` get what they are
@@ -70,10 +70,11 @@ def draw(
     if sweep.problem.kind == "own":
         return Drawn({}, {}, None, np.ones(batch), np.ones(batch), None, None)
     dtype = jnp.dtype(cell.precision)
-    frames = [np.asarray(layer) for layer in layers.haar(keys, form.dims, dtype)]
+    frames = layers.haar(keys, form.dims)
 
     def solve(target: Any) -> list[np.ndarray]:
-        return layers.solution(np.broadcast_to(np.asarray(target, np.float64), (batch, *target.shape[-2:])), frames, form.free)
+        several = np.broadcast_to(np.asarray(target, np.float64), (batch, *target.shape[-2:]))
+        return layers.solution(several, frames, form.free)
 
     if sweep.problem.kind == "teacher":
         square, _ = instance._teachers(sweep.problem, teacher, cell.width, dtype)
@@ -87,7 +88,9 @@ def draw(
         clean = _outputs([jnp.asarray(w, dtype) for w in solved], x, activation(sweep, cell))
         return _sampled(cell, form, {}, {"x": x}, clean, noise, solve, solved, rank)
     if not needs_samples(cell) and not cell.label_noise:
-        square, _, rank, unit = instance._from_data(sweep.problem, cell.data, min(form.dims[1:-1]), cell.precision)
+        square, _, rank, unit = instance._from_data(
+            sweep.problem, cell.data, min(form.dims[1:-1]), cell.precision
+        )
         made = _plain({"square": square}, {}, solve(square.optimum), form, unit, rank)
         return made._replace(curvature=None) if cell.data == "raw" else made
     x, y, target = _white(sweep.problem, cell.precision)
@@ -97,13 +100,14 @@ def draw(
 
 def _plain(shared: dict, each: dict, solved, form: layers.Shape, unit: float, rank: int) -> Drawn:
     norm = np.linalg.norm(solved[form.free], 2, axis=(1, 2))
-    return Drawn(shared, each, solved, norm, np.full(len(norm), unit), rank, np.full((len(norm), 2), [1 / unit] * 2))
+    return Drawn(
+        shared, each, solved, norm, np.full(len(norm), unit), rank, np.full((len(norm), 2), [1 / unit] * 2)
+    )
 
 
 def _inputs(keys: jax.Array, width: int, count: int, dtype) -> jax.Array:
     """``(B, d_0, n)`` with ``X X^T = n I``."""
-    drawn = jax.vmap(lambda key: stiefel.random(jax.random.fold_in(key, 0), (width, count), dtype))(keys)
-    return count**0.5 * drawn
+    return jnp.asarray(count**0.5 * layers.polar(layers.normal(keys, [(width, count)])[0]), dtype)
 
 
 @lru_cache(maxsize=4)
@@ -126,8 +130,8 @@ def _outputs(params: Sequence[jax.Array], x: jax.Array, phi) -> jax.Array:
 
 def _noisy(cell: Cell, clean: jax.Array, keys: jax.Array) -> jax.Array:
     size = cell.label_noise * jnp.sqrt(jnp.mean(jnp.square(clean), axis=(1, 2), keepdims=True))
-    drawn = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 1), clean.shape[1:], clean.dtype))(keys)
-    return clean + size * drawn
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+    return clean + size * jnp.asarray(layers.normal(keys, [(clean.shape[1], clean.shape[2])])[0], clean.dtype)
 
 
 def _best(target: np.ndarray, rank: int) -> np.ndarray:
@@ -185,7 +189,7 @@ def _sensing(key, target, samples, condition) -> MatrixSensing:
 def _logistic(key, target, samples, condition) -> RidgeLogistic:
     """Labels that make the teacher's product the minimiser, the ridge included [derived].
 
-    ``y = sigmoid(T x) + (ridge/n) T x`` with ``x x^T = n I``: the gradient ``(sigmoid(Wx) - y) x^T + ridge W`` is 0 at T.
+    ``y = sigmoid(T x) + (ridge/n) T x`` with ``x x^T = n I``: ``(sigmoid(Wx) - y) x^T + ridge W`` is 0 at T.
     """
     x = samples**0.5 * stiefel.random(jax.random.fold_in(key, 0), (target.shape[1], samples), target.dtype)
     scores = matmul(target, x)
@@ -232,7 +236,9 @@ class OwnLoss:
         return frobenius(network.end_to_end(params) - self.target)
 
 
-def build(sweep: Sweep, cell: Cell, arrays: dict[str, Any], key: jax.Array, params: Params) -> tuple[Any, Any]:
+def build(
+    sweep: Sweep, cell: Cell, arrays: dict[str, Any], key: jax.Array, params: Params
+) -> tuple[Any, Any]:
     """The problem that training steps on, and the one it is measured by (all samples, where steps take some)."""
     if sweep.problem.kind == "own":
         made = _own_problem(sweep.functions[sweep.problem.function or ""], key, params)
@@ -276,8 +282,15 @@ def _own_problem(part: own.Own, key: jax.Array, params: Params) -> Any:
     if not own.is_problem(made):
         raise own.refuse("problem", part, f"a {type(made).__name__}", _PROBLEM)
     bound = own.Own(made.loss, part.name)
-    _number("problem", part, own.call("problem", bound, "a loss(params) -> number", params), "a loss that is a number")
-    slopes = own.call("problem", own.Own(made.gradients, part.name), "gradients(params, step)", params, jnp.int32(0))
+    _number(
+        "problem",
+        part,
+        own.call("problem", bound, "a loss(params) -> number", params),
+        "a loss that is a number",
+    )
+    slopes = own.call(
+        "problem", own.Own(made.gradients, part.name), "gradients(params, step)", params, jnp.int32(0)
+    )
     like("problem", part, slopes, params, "gradients")
     return made
 
