@@ -71,8 +71,8 @@ def kept_near(point: jax.Array, vector: jax.Array, distance: float | jax.Array) 
     r"""The longest safe ``t vector``, ``0 <= t <= 1``: ``||(W + t v)^T (W + t v) - I||_F <= distance``.
 
     With ``E = W^T W - I``, ``C = W^T v + v^T W`` and ``N = v^T v`` the error after the step is ``E + t C + t^2 N``.
-    A vector that fits by ``||E + C|| + ||N||`` is returned as it is. Any other is first shortened so that the linear part does not
-    overshoot, ``t <= -<E, C> / ||C||^2`` where that is positive; then t solves
+    A vector that fits by ``||E + C|| + ||N||`` is returned as it is. Any other is first shortened so that the linear
+    part does not overshoot, ``t <= -<E, C> / ||C||^2`` where that is positive; then t solves
     ``||N|| t^2 + (||E + C|| - ||E||) t = distance - ||E||``. For
     ``v = -eta (A W + lambda W E)`` this is the safe step size of [paper: Ablin, Vary, Gao & Absil 2024] with the
     norm of N in place of its bound ``||v||^2``; for other v [derived].
