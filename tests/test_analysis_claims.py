@@ -84,3 +84,32 @@ def test_retractions_need_the_same_steps():
         "qr needs the steps that polar needs, cells in which both converge": "fails",
     }
     assert of("retractions", cell("qr")) == {}
+
+
+def widths(jump=True):
+    """Cells of three widths, d_N = 8: one factor below it, 1 - mu from there on."""
+    cells = []
+    for width in (4, 6, 8):
+        factor = 0.9 if width == 8 and jump else 0.984
+        steps, distance = st.modes_curve([factor], [1e-2], 300 if factor == 0.9 else 2000)
+        known = {"curve_step": steps, "curve_distance": distance, "predicted_factor": factor, "width": width}
+        cells.append(st.reference("fixed", 0.1, 2, **known, cell=f"{width}" * 64))
+    return tables.measure(st.table(cells), output_dim=8)
+
+
+def test_width_matters_by_its_order_with_the_outputs():
+    found = {c.claim: c.verdict for c in claims.check(widths(), ["widths"])[0]}
+    assert found == {
+        "`fixed`: one factor at all widths 4..6 below d_N = 8": "holds",
+        "`fixed`: factor 1 - mu at all widths 8 from d_N = 8 on": "holds",
+    }
+    assert [c.verdict for c in claims.check(widths(jump=False), ["widths"])[0]] == ["holds", "fails"]
+
+
+def test_rate_against_width_shows_every_width():
+    figure = figures.STUDY["rate_against_width"](widths())
+    axes = figure.axes[0]
+    drawn = [line for line in axes.get_lines() if len(line.get_xdata()) == 3]
+    assert [list(line.get_xdata()) for line in drawn] == [[4, 6, 8]] * 2
+    assert drawn[0].get_ydata() == pytest.approx([0.016, 0.016, 0.1])
+    assert figures.STUDY["rate_against_width"](widths()[:1]) is None

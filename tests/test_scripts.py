@@ -83,6 +83,11 @@ def test_study_takes_a_config_and_options(fresh):
     assert record(fresh)[-1].endswith("results/depth_rate --quiet")
 
 
+def test_study_all_reproduces_what_is_committed(fresh):
+    assert call(fresh / "scripts" / "study", "--all", "--fast").returncode == 0
+    assert record(fresh)[-1] == "reproduce --fast"
+
+
 def test_changed_pins_are_installed(fresh):
     call(fresh / "scripts" / "setup", "study")
     record(fresh)
@@ -112,7 +117,7 @@ def test_tests_run_on_two_processes_after_setup(fresh):
 def test_ci_checks_style_types_and_tests(fresh):
     assert call(fresh / ".ci" / "run").returncode == 0
     calls = [line for line in record(fresh) if "pip" not in line]
-    assert [line.split()[1] for line in calls] == ["ruff", "ruff", "pyright", "pytest"]
+    assert [line.split()[1] for line in calls] == ["ruff", "ruff", "pyright", "--fast", "pytest"]
 
 
 def test_without_python_the_remedy_is_named(fresh):

@@ -5,11 +5,12 @@ Reads ``summary.csv`` and ``manifest.json`` only; needs no JAX.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dlnjax.analysis import Written, tables, text
 from dlnjax.analysis.claims import Claim, to_rows
@@ -17,6 +18,8 @@ from dlnjax.analysis.tables import Row
 
 #: Width from which descent's slope in the step may deviate from one.
 _SLOPE = 0.05
+#: The same for an exponent of depth.
+_EXPONENT = 0.02
 
 
 def write(out: Path | str) -> Written:
@@ -45,20 +48,7 @@ def read(out: Path | str) -> tuple[list[Row], dict[str, Any]]:
     """``(rows of summary.csv, manifest)``; numbers are numbers, empty fields None."""
     out = Path(out)
     found = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    with (out / "summary.csv").open(encoding="utf-8", newline="") as file:
-        rows = [{name: _value(field) for name, field in row.items()} for row in csv.DictReader(file)]
-    return rows, found
-
-
-def _value(field: str) -> Any:
-    if field in ("", "True", "False"):
-        return {"": None, "True": True, "False": False}[field]
-    for kind in (int, float):
-        try:
-            return kind(field)
-        except ValueError:
-            continue
-    return field
+    return tables.read_csv(out / "summary.csv"), found
 
 
 def check(rows: Sequence[Row], found: dict[str, Any]) -> list[Claim]:
@@ -272,6 +262,30 @@ def _commutes(rows: list[Row]) -> list[Claim]:
     ]
 
 
+def _momentum(rows: list[Row]) -> list[Claim]:
+    """The exponents of depth, from depths at which the square root of the condition dwarfs one."""
+    deep = [row for row in rows if row["depth"] >= 256 and row["measured_factor"] is not None]
+    if len({row["depth"] for row in deep}) < 2:
+        return []
+    depths = np.log([row["depth"] for row in deep])
+    claims = []
+    for column, what, wanted in (
+        ("measured_factor", "heavy ball, best momentum: log-log slope of 1 - factor (measured)", -0.5),
+        ("best_plain_factor", "plain descent on the same spectra (predicted)", -1.0),
+    ):
+        slope = float(np.polyfit(depths, np.log([1 - row[column] for row in deep]), 1)[0])
+        expected = f"{wanted:g} +- {_EXPONENT:g}"
+        holds = abs(slope - wanted) <= _EXPONENT
+        claims.append(_made("slope", f"{what}, N = 256..{max(r['depth'] for r in deep)}", expected, f"{slope:.4f}",
+                            holds, len(deep)))  # fmt: skip
+    inside = sum(row["measured_low"] <= row["predicted_factor"] <= row["measured_high"] for row in deep)
+    worst = max(row["difference"] / (1 - row["predicted_factor"]) for row in deep)
+    shown = f"within {worst:.1e} (1 - factor); the interval holds the prediction in {inside}"
+    claims.append(_made("predicted", "measured = predicted, N = 256 and more", "within 1e-4 (1 - factor)", shown,
+                        worst <= 1e-4, len(deep)))  # fmt: skip
+    return claims
+
+
 _MORE: dict[str, Callable[[list[Row]], list[Claim]]] = {
     "guarantee": _guarantee,
     "rates": _rates,
@@ -284,4 +298,5 @@ _MORE: dict[str, Callable[[list[Row]], list[Claim]]] = {
     "kernel": _kernel,
     "search": _search,
     "commutes": _commutes,
+    "momentum": _momentum,
 }

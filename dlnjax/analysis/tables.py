@@ -12,6 +12,7 @@ import importlib
 import io
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,6 +90,23 @@ def to_csv(rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> str:
     writer.writerow(columns)
     writer.writerows([["" if row.get(c) is None else row[c] for c in columns] for row in rows])
     return text.getvalue()
+
+
+def read_csv(path: Path | str) -> list[Row]:
+    """The rows of a CSV file of results: numbers as numbers, truth values as such, empty fields None."""
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        return [{name: _parsed(field) for name, field in row.items()} for row in csv.DictReader(file)]
+
+
+def _parsed(field: str) -> Any:
+    if field in ("", "True", "False"):
+        return {"": None, "True": True, "False": False}[field]
+    for kind in (int, float):
+        try:
+            return kind(field)
+        except ValueError:
+            continue
+    return field
 
 
 def groups(

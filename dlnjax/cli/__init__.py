@@ -1,4 +1,4 @@
-"""The ``dlnjax`` command: new, run, status, verify, report, export, bench, doctor, completion.
+"""The ``dlnjax`` command: new, run, status, verify, report, export, reproduce, bench, doctor, completion.
 
 The arguments are read by argparse, from the standard library, rather than by tyro from the extra ``study``:
 the help must come up in well under a second, and on an installation of the library alone, whose users it has

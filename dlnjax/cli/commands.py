@@ -162,6 +162,12 @@ def completion(args: argparse.Namespace) -> int:
     return 0
 
 
+def reproduce(args: argparse.Namespace) -> int:
+    """Committed studies again, held against what is committed; 1 if a number moved."""
+    _need("pyarrow", "tqdm", "matplotlib")
+    return import_module("dlnjax.cli.reproduce").reproduce(args)
+
+
 def _compute(sweep: Sweep, out: Path, args: argparse.Namespace) -> Any:
     """Run the cells that ``out`` lacks, with the engine that the options name; ``drive.Outcome``."""
     from dlnjax.sweep import devices, drive, engines, launch
@@ -252,6 +258,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "verify": verify,
     "report": report,
     "export": export,
+    "reproduce": reproduce,
     "bench": bench,
     "doctor": doctor,
     "completion": completion,

@@ -91,6 +91,7 @@ def build() -> Parser:
     _folder(command("verify", "Check everything a results folder promises; name damaged files."))
     _report(command("report", "Write a report page about the results in a folder."))
     _export(command("export", "Write a folder's results for other programs."))
+    _reproduce(command("reproduce", "Run committed studies again and say which numbers moved."))
     bench = command("bench", "Run a benchmark; what follows its name goes to the benchmark.", add_help=False)
     bench.add_argument("benchmark", nargs="?", metavar="NAME", help="optim, sweep, ...; none: list them")
     command("doctor", "Versions, devices, precision and a self-test of the geometry.")
@@ -176,6 +177,19 @@ def _export(parser: Parser) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="where to (default: DIR/export.csv, .nc or .zarr)"
     )
+
+
+def _reproduce(parser: Parser) -> None:
+    parser.add_argument("studies", nargs="*", metavar="STUDY", help="names of studies (default: all)")
+    parser.add_argument("--fast", action="store_true", help="a few cells of some studies, about a minute")
+    parser.add_argument("--update", action="store_true", help="put the new results into the place of the old")
+    for name, default, text in (
+        ("results", "results", "the committed results"),
+        ("configs", "configs", "their configs"),
+        ("out", "build/reproduced", "where the new results go"),
+    ):
+        text = f"{text} (default: {default})"
+        parser.add_argument(f"--{name}", type=_place, default=Path(default), metavar="DIR", help=text)
 
 
 def _settle(args: argparse.Namespace, parser: Parser) -> None:

@@ -200,9 +200,9 @@ class Key:
 
 #: What a finished study is held against (``analysis.claims``), and the figures drawn of it; the first are the default.
 GENERAL_CLAIMS = ("converged", "predicted", "guaranteed", "flat", "slope", "spectrum", "engines", "edge")
-CLAIMS = (*GENERAL_CLAIMS, "switch", "retractions")
+CLAIMS = (*GENERAL_CLAIMS, "switch", "retractions", "widths")
 GENERAL_FIGURES = ("error_curves", "rate_against_depth", "stability_edge")
-FIGURES = (*GENERAL_FIGURES,)
+FIGURES = (*GENERAL_FIGURES, "rate_against_width")
 
 TOP: Mapping[str, Key] = {
     "study": Key(Text("a name of a-z, 0-9 and _, at most 80 long", r"[a-z0-9_]{1,80}")),
@@ -303,6 +303,11 @@ CAMPAIGNS: Mapping[str, Mapping[str, Key]] = {
         "restarts": Key(Whole(1, 10_000), 20),
         "step_instances": Key(Whole(1, 10_000), 60),
         "steps": Key(Whole(1, 10_000), 10),
+    },
+    "momentum": {
+        "seed": _SEED,
+        "instances": Key(Whole(1, 10_000), 10),
+        "tolerance": Key(Real(below=1), 1e-6),
     },
 }
 #: Keys that every campaign's config has. Its tolerances are of double precision.

@@ -15,6 +15,7 @@ from dlnjax.analysis.claims.edge import edges, switch
 from dlnjax.analysis.claims.engines import engines
 from dlnjax.analysis.claims.rate import converged, guaranteed, predicted, spectrum
 from dlnjax.analysis.claims.retractions import retractions
+from dlnjax.analysis.claims.widths import widths
 from dlnjax.analysis.tables import Row
 
 __all__ = [
@@ -43,6 +44,7 @@ CLAIMS: dict[str, Callable[[Sequence[Row]], list[Claim]]] = {
     "edge": edges,
     "switch": switch,
     "retractions": retractions,
+    "widths": widths,
 }
 #: What a config claims that names none.
 GENERAL = ("converged", "predicted", "guaranteed", "flat", "slope", "spectrum", "engines", "edge")

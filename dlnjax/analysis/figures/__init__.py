@@ -24,6 +24,7 @@ from dlnjax.analysis.figures.gallery import (
     spectra,
 )
 from dlnjax.analysis.figures.rate import rate_against_depth
+from dlnjax.analysis.figures.width import rate_against_width
 from dlnjax.analysis.style import save
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "orthonormality_drift",
     "phase_diagram",
     "rate_against_depth",
+    "rate_against_width",
     "save",
     "singular_values",
     "spectra",
@@ -46,6 +48,7 @@ STUDY: dict[str, Callable[[Any], Figure | None]] = {
     "error_curves": error_curves,
     "rate_against_depth": rate_against_depth,
     "stability_edge": stability_edge,
+    "rate_against_width": rate_against_width,
 }
 #: Those drawn where a config names none.
 GENERAL = ("error_curves", "rate_against_depth", "stability_edge")

@@ -241,6 +241,45 @@ def gauge(rows: Sequence[Row]) -> Figure:
     return figure
 
 
+@style.styled
+def momentum(rows: Sequence[Row]) -> Figure:
+    """Left: 1 - factor against depth, heavy ball on plain descent. Right: measured minus predicted."""
+    figure, ((left, right),) = style.grid(1, 2, width=style.PAGE, height=2.7, width_ratios=[1.25, 1])
+    first = {row["depth"]: row for row in reversed(rows)}
+    depths = sorted(first)
+    known = [row for row in rows if row["measured_factor"] is not None]
+    ends = []
+    for column, name, colour in (
+        ("best_factor", "heavy ball,\nbest", GREY),
+        ("predicted_factor", "heavy ball,\nhalf step", BLUE),
+        ("best_plain_factor", "descent,\nbest", ORANGE),
+    ):
+        line = [1 - first[depth][column] for depth in depths]
+        left.plot(depths, line, color=colour, linewidth=1)
+        slope = np.polyfit(np.log(depths[-5:]), np.log(line[-5:]), 1)[0]
+        ends.append((line[-1], f"{name}\n$N^{{{slope:.2f}}}$", colour))
+    left.plot(
+        [r["depth"] for r in known],
+        [1 - r["measured_factor"] for r in known],
+        "o",
+        color=BLUE,
+        label="measured",
+        **_DOT,
+    )
+    left.plot([], [], color=GREY, linewidth=1, label="predicted")
+    left.set(yscale="log", ylabel="1 − factor per step", title="Momentum halves the exponent of depth")
+    style.depth_axis(left, depths)
+    style.label_ends(left, ends, gap=0.2)
+    left.legend(loc="lower left", borderaxespad=0.2)
+    gaps = [max(row["difference"] / (1 - row["predicted_factor"]), 1e-12) for row in known]
+    right.plot([row["depth"] for row in known], gaps, "o", color=BLUE, **_DOT)
+    right.axhline(1e-4, color=INK, linewidth=1.0, linestyle=DASHES)
+    right.set(yscale="log", ylabel="|measured − predicted| / (1 − predicted)", title="Measured is predicted")
+    right.text(0.02, 1.2e-4, "tolerance", transform=right.get_yaxis_transform(), va="bottom", color=INK)
+    style.depth_axis(right, depths)
+    return figure
+
+
 def _of(rows: Sequence[Row], part: str) -> list[Row]:
     return [row for row in rows if row["part"] == part]
 
@@ -256,4 +295,5 @@ CAMPAIGNS: dict[str, Callable[[Sequence[Row]], Figure]] = {
     "flow_limit": flow_limit,
     "modes": modes,
     "gauge": gauge,
+    "momentum": momentum,
 }

@@ -98,7 +98,7 @@ def _engine_key(axes: Axes, rows: Sequence[Row]) -> None:
     for engine, look in _ENGINES.items():
         if any(row["engine"] == engine and row["measured_factor"] is not None for row in rows):
             axes.plot([], [], linestyle="none", color=GREY, label=f"measured, {engine}", **look)
-    axes.legend(loc="upper right", handlelength=1.4, borderaxespad=0.0, labelspacing=0.3)
+    axes.legend(loc="best", handlelength=1.4, borderaxespad=0.0, labelspacing=0.3)
 
 
 def _by_depth(rows: Sequence[Row], name: str) -> dict[int, float]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 
+from dlnjax.theory.campaign.accelerated import momentum_depth
 from dlnjax.theory.campaign.descending import descent_ranks, descent_rules, descent_stalls
 from dlnjax.theory.campaign.finding import Finding, history
 from dlnjax.theory.campaign.flowing import flow_limit, kernels, modes_hold
@@ -36,6 +37,7 @@ PARTS: dict[str, Callable[..., Finding]] = {
     "kernel": kernels,
     "search": gauge_search,
     "commutes": gauge_commutes,
+    "momentum": momentum_depth,
 }
 #: campaign -> its parts, and for each what its arguments are called in a config (``seed`` goes to every part).
 CAMPAIGNS: dict[str, dict[str, dict[str, str]]] = {
@@ -58,6 +60,7 @@ CAMPAIGNS: dict[str, dict[str, dict[str, str]]] = {
         "search": {"instances": "instances", "restarts": "restarts"},
         "commutes": {"instances": "step_instances", "num_steps": "steps"},
     },
+    "momentum": {"momentum": {"instances": "instances", "tolerance": "tolerance"}},
 }
 
 
