@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 import study_table as st
 
-from dlnjax.analysis import report
+from dlnjax.analysis import _page, report
 
 CONFIG = 'study = "depth_rate"\nquestion = "Is 1 < 2 & <b>so</b> on?"\n[record]\ntolerance = 1e-8\n'
 
@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
         "machine": "x86_64",
     }
     (out / "manifest.json").write_text(json.dumps(manifest))
-    report.write(out)
+    report.write(out, interactive=False)
     return out
 
 
@@ -115,14 +115,14 @@ def test_markdown_and_bytes(folder):
     assert "| holds | `fixed`: the factor is flat in depth, N = 2..64 |" in content
     for name in re.findall(r"\]\((figures/\w+\.svg)\)", content):
         assert (folder / name).exists()
-    assert report.write(folder).read_bytes() == html
+    assert report.write(folder, interactive=False).read_bytes() == html
 
 
 def test_bare_folder(tmp_path):
     """Without config and manifest, and with nothing converged, there is still a page."""
     cell = st.reference("edge", 1.1, 2, reason="bounded oscillation")
     st.write(tmp_path, [cell])
-    page = Page(report.write(tmp_path).read_text())
+    page = Page(report.write(tmp_path, interactive=False).read_text())
     assert "synthetic" in " ".join(page.text)
 
 
@@ -131,3 +131,18 @@ def test_bad_arguments(tmp_path):
         report.write(tmp_path, "pdf")
     with pytest.raises(FileNotFoundError, match="no results"):
         report.write(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("installed", "format", "wanted"), [(True, "html", True), (False, "html", False), (True, "md", False)]
+)
+def test_curves_are_interactive_where_plotly_is(installed, format, wanted, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        report, "find_spec", lambda name: object() if installed and name == "plotly" else None
+    )
+    monkeypatch.setattr(report, "gather", lambda out, *, interactive: asked.append(interactive))
+    monkeypatch.setattr(_page, "html", lambda found: "")
+    monkeypatch.setattr(_page, "markdown", lambda found: "")
+    report.write(tmp_path, format)
+    assert asked == [wanted]

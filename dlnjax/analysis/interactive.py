@@ -18,6 +18,8 @@ from dlnjax.analysis.tables import Row
 
 #: Points of a curve that are drawn; more cannot be told apart.
 _POINTS = 300
+#: Room between panels for a title and an axis, as a part of a panel.
+_GAP = 0.25
 
 
 def error_curves(rows: Sequence[Row]) -> str:
@@ -37,7 +39,10 @@ def error_curves(rows: Sequence[Row]) -> str:
     if not panels:
         return ""
     made = _module("plotly.subplots").make_subplots(
-        rows=len(panels), cols=1, subplot_titles=[_plain(title(group[0], rows)) for group in panels]
+        rows=len(panels),
+        cols=1,
+        vertical_spacing=_GAP / len(panels),
+        subplot_titles=[_plain(title(group[0], rows)) for group in panels],
     )
     colours = style.depth_colours([row["depth"] for row in shown])
     for place, group in enumerate(panels, start=1):
@@ -45,11 +50,16 @@ def error_curves(rows: Sequence[Row]) -> str:
             red, green, blue = colours[row["depth"]][:3]
             made.add_trace(_line(row, to_hex((red, green, blue))), row=place, col=1)
     made.update_yaxes(
-        type="log", exponentformat="power", dtick=4, title_text="relative error", automargin=True
+        type="log",
+        exponentformat="power",
+        dtick=4,
+        title_text="relative error",
+        automargin=True,
+        tickfont_size=12,
     )
     made.update_xaxes(title_text="step", rangemode="tozero")
     made.update_layout(
-        height=330 * len(panels), showlegend=False, template="plotly_white", hovermode="closest",
+        height=300 * len(panels), showlegend=False, template="plotly_white", hovermode="closest",
         margin={"l": 60, "r": 10, "t": 40, "b": 50}, font={"size": 13, "color": style.COLOURS["ink"]},
     )  # fmt: skip
     return made.to_html(

@@ -7,6 +7,7 @@ files. Both are the same, byte for byte, whenever the results are.
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,13 +67,14 @@ class Report(NamedTuple):
     live: str = ""
 
 
-def write(out: Path | str, format: str = "html", *, interactive: bool = False) -> Path:
+def write(out: Path | str, format: str = "html", *, interactive: bool | None = None) -> Path:
     """Write ``report.html`` or ``report.md`` (and the figures it shows) into a sweep's folder.
 
     Args:
       out: the folder given to ``dlnjax run``.
       format: ``html`` or ``md``.
-      interactive: add curves to point at and zoom into, with the script that draws them (about 5 MB, html only).
+      interactive: add curves to point at and zoom into, with the script that draws them (about 5 MB, html only);
+        None does so where plotly is installed.
 
     Returns:
       The page's path.
@@ -85,6 +87,8 @@ def write(out: Path | str, format: str = "html", *, interactive: bool = False) -
     """
     if format not in ("html", "md"):
         raise ValueError(f"format {format!r}; choose html or md")
+    if interactive is None:
+        interactive = format == "html" and find_spec("plotly") is not None
     if interactive and format != "html":
         raise ValueError(f"format {format!r} cannot be interactive; choose html")
     from dlnjax.analysis import _page

@@ -167,7 +167,11 @@ def _folder(parser: Parser) -> None:
 def _report(parser: Parser) -> None:
     _folder(parser)
     parser.add_argument("--format", default="html", choices=("html", "md"), metavar="F", help="html | md")
-    parser.add_argument("--interactive", action="store_true", help="add curves to zoom into (extra plotly)")
+    parser.add_argument(
+        "--interactive",
+        action=argparse.BooleanOptionalAction,
+        help="curves to zoom into, 5 MB of script (default: where plotly is installed)",
+    )
 
 
 def _export(parser: Parser) -> None:

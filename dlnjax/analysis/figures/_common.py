@@ -51,7 +51,7 @@ def rule_name(row: Row) -> str:
         "fixed": f"fixed step {step}",
         "optimal": rf"{step} of the optimal step",
         "middle": f"middle scaling, step {step}",
-        "edge": "fraction of the edge",
+        "edge": f"{step} of the stability edge",
     }.get(row["step_rule"], f"{row['step_rule']} {step}")
 
 
