@@ -18,6 +18,7 @@ of monotone maps; the completion and the choice of terms are [derived].
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -126,19 +127,21 @@ def _more(state: _State) -> jax.Array:
 
 
 def _finished(state: _State) -> jax.Array:
-    """The series with as many terms as the largest E needs: ``Y + C Y``, ``C = E/2 + E (3/8 E + E (5/16 E))``."""
+    """The series with as many terms as the largest E needs: ``Y + C Y/2``, ``C = E + 3/4 E (E + 5/6 E E)``.
+
+    The usual one term leaves ``C = E`` as it is: a pass over memory less than with E/2.
+    """
     e, dtype = state.e, state.e.dtype
     size = jnp.max(jnp.where(jnp.isnan(state.size), 0, state.size), initial=0)
-    coefficients = jnp.asarray(SERIES, dtype)
+    ratios = jnp.asarray([after / before for before, after in itertools.pairwise(SERIES)], dtype)
     terms = 1 + sum((size > _reach(k, dtype)).astype(jnp.int32) for k in (1, 2))
 
     def horner(carry):
         k, c = carry
-        return k - 1, coefficients[k] * e + matmul(e, c)
+        return k - 1, e + ratios[k] * matmul(e, c)
 
-    last = coefficients[terms] * e
-    _, c = lax.while_loop(lambda carry: carry[0] >= 1, horner, (terms - 1, last))
-    return state.y + matmul(c, state.y)
+    _, c = lax.while_loop(lambda carry: carry[0] >= 1, horner, (terms - 1, e))
+    return state.y + ratios[0] * matmul(c, state.y)
 
 
 @batch_as_axis
