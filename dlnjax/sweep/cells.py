@@ -294,6 +294,12 @@ class Sweep:
         exact = cell.optimizer == "rgd" and cell.retraction == "polar" and not self.is_general(cell)
         return replace(cell, engine="reduced" if exact else "layers")
 
+    def is_padded(self, cell: Cell) -> bool:
+        """Whether a cell of the general path still shares its program with other depths, by inert layers."""
+        shape = [name for name in PLAIN if name not in ("label_noise", "loss")]
+        plain = not self.special and all(getattr(cell, name) == PLAIN[name] for name in shape)
+        return plain and not own.is_own(cell.loss) and words.optimizer(cell.optimizer).padded
+
     def is_general(self, cell: Cell) -> bool:
         """Whether a cell asks for more than plain linear networks: see ``dlnjax.sweep.parts``."""
         plain = cell.optimizer in ("rgd", "gd") and cell.start in ("near", "haar")

@@ -98,7 +98,7 @@ def _interval(sweep: Sweep, shard: Shard) -> int:
     """Steps between two records of a shard, by one cell of each step size: seeds hardly differ."""
     some = tuple({cell.step: cell for cell in shard.cells}.values())
     way = execute.WAYS[shard.program.engine]
-    return way.resolve(sweep, some, way.prepare(sweep, some, shard.batch)).interval
+    return way.resolve(sweep, some, way.prepare(sweep, some, shard)).interval
 
 
 class _Tried(NamedTuple):
@@ -110,7 +110,7 @@ class _Tried(NamedTuple):
 def _try(sweep: Sweep, shard: Shard) -> _Tried:
     """One program ready to run, timed at one depth."""
     way = execute.WAYS[shard.program.engine]
-    instances = way.prepare(sweep, shard.cells, shard.batch)
+    instances = way.prepare(sweep, shard.cells, shard)
     chosen = way.resolve(sweep, shard.cells, instances)
     compiled, fresh, arguments = execute._program(sweep, shard, instances, chosen)
     blank = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), compiled.blank)

@@ -8,7 +8,7 @@ serves every depth, step size, seed and length, and every piece of a run (:mod:`
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dlnjax import layerwise, optim, reduced, train
 from dlnjax.sweep import blocks, chunks, instance, metrics, rows, settings, store, weights
-from dlnjax.sweep.cells import Sweep
+from dlnjax.sweep.cells import Cell, Sweep
 from dlnjax.sweep.checkpoint import Room
 from dlnjax.sweep.instance import TwoLayer
 from dlnjax.sweep.parts import general
@@ -40,7 +40,7 @@ class Way(NamedTuple):
     """How the shards of one kind of program run.
 
     Attributes:
-      prepare: ``(sweep, cells, batch)`` -> what they start from: ``problem, start, keys, shared, rank``.
+      prepare: ``(sweep, cells, shard)``, cells of the shard -> their ``problem, start, keys, shared, rank``.
       resolve: ``(sweep, cells, prepared)`` -> their settings, with ``interval``.
       steps: ``(settings, column)`` -> the traced numbers of the cells.
       engine: ``(sweep, shard)`` -> the function that makes one cell's engine.
@@ -83,7 +83,7 @@ def shard(sweep: Sweep, shard: Shard, room: Room | None = None) -> pa.Table:
     """
     began = time.perf_counter()
     way = WAYS[shard.program.engine]
-    instances = way.prepare(sweep, shard.cells, shard.batch)
+    instances = way.prepare(sweep, shard.cells, shard)
     chosen = way.resolve(sweep, shard.cells, instances)
     compiled, fresh, arguments = _program(sweep, shard, instances, chosen)
     ended = chunks.run(
@@ -232,7 +232,10 @@ def _plain(engine: Callable[..., train.Engine], leaves: Callable[..., list[np.nd
     def made(sweep: Sweep, shard: Shard):
         return partial(engine, shard.program, shard.max_depth)
 
-    return Way(instance.prepare, settings.resolve, _steps, made, rows.columns, leaves)
+    def prepare(sweep: Sweep, cells: Sequence[Cell], shard: Shard) -> Any:
+        return instance.prepare(sweep, cells, shard.batch)
+
+    return Way(prepare, settings.resolve, _steps, made, rows.columns, leaves)
 
 
 def _general(sweep: Sweep, shard: Shard) -> Callable[..., train.Engine]:
@@ -243,11 +246,6 @@ WAYS = {
     "layers": _plain(_layers, _trained_layers),
     "reduced": _plain(_reduced, _trained_frame),
     "general": Way(
-        general.prepare,
-        general.resolve,
-        general.steps,
-        _general,
-        general.columns,
-        lambda ended, _: list(ended.result),
+        general.prepare, general.resolve, general.steps, _general, general.columns, general.leaves
     ),
 }

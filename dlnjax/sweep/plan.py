@@ -24,7 +24,7 @@ CAPACITY = 1024
 class Program:
     """What a compiled training program depends on, besides the shapes of the problem.
 
-    ``lead`` is set on the general path (``dlnjax.sweep.parts``): a cell with all that its programs share, depth too.
+    ``lead`` is set on the general path (``dlnjax.sweep.parts``): a cell with all that its programs share.
     """
 
     engine: str
@@ -59,9 +59,12 @@ def program(cell: Cell) -> Program:
     return Program(cell.engine, cell.width, cell.data, cell.optimizer, cell.retraction, cell.precision)
 
 
-def general(cell: Cell) -> Program:
-    """The program of a cell on the general path."""
-    lead = replace(cell, study="", content="", step_rule="", step=0.0, seed=0, momentum=0.0)
+def general(cell: Cell, padded: bool) -> Program:
+    """The program of a cell on the general path; of one that is padded the depth is 0, a traced number."""
+    depth = 0 if padded else cell.depth
+    lead = replace(
+        cell, study="", content="", step_rule="", step=0.0, seed=0, momentum=0.0, start="", depth=depth
+    )
     return replace(program(cell), engine="general", lead=lead)
 
 
@@ -69,7 +72,7 @@ def shards(sweep: Sweep, cells: Iterable[Cell] | None = None) -> list[Shard]:
     """The partition of a sweep's cells (or of some of them) into shards, in grid order."""
     groups: dict[tuple, list[Cell]] = defaultdict(list)
     for cell in sweep.cells() if cells is None else cells:
-        kind = general(cell) if sweep.is_general(cell) else program(cell)
+        kind = general(cell, sweep.is_padded(cell)) if sweep.is_general(cell) else program(cell)
         groups[kind, cell.depth, cell.step_rule, cell.start].append(cell)
     batches = _batches(groups)
     depths: dict[Program, int] = defaultdict(int)

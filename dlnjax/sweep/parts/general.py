@@ -1,13 +1,15 @@
 """The general path of a shard: any parts, with the optax transformation itself, layer by layer at a fixed depth.
 
 It offers what the fast paths offer (``execute.Way``): what the cells start from, their settings, their engine and
-rows. Depth is static here, so a program serves one depth; seeds, steps and momenta are its batch, as everywhere.
+columns. Seeds, steps and momenta are a program's batch, as everywhere. Depth is a traced number where layers can be
+padded (plain layers on statistics); else it is static, and a program serves one depth.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -75,9 +77,9 @@ class Chosen(NamedTuple):
     interval: int
 
 
-def prepare(sweep: Sweep, cells: Sequence[Cell], batch: int) -> Ready:
-    """Problems, solutions and starts of cells of one program; filled up to ``batch`` with the last."""
-    filled = [*cells, *[cells[-1]] * (batch - len(cells))]
+def prepare(sweep: Sweep, cells: Sequence[Cell], shard: Any) -> Ready:
+    """Problems, solutions and starts of cells of a ``plan.Shard``; filled up to its batch with the last."""
+    filled = [*cells, *[cells[-1]] * (shard.batch - len(cells))]
     lead = cells[0]
     seeds = jnp.array([cell.seed for cell in filled], jnp.uint32)
     teacher, starts, keys = jax.vmap(partial(instance._streams, width=lead.width))(seeds)
@@ -87,7 +89,8 @@ def prepare(sweep: Sweep, cells: Sequence[Cell], batch: int) -> Ready:
     numbers = (sweep.start.distance, sweep.start.first_scale)
     part = sweep.functions[lead.start] if own.is_own(lead.start) else None
     begun = layers.begin(lead, form, starts, drawn.solved, drawn.norm, numbers, part)
-    start = {"params": layers.stored(begun, form), **drawn.each}
+    room = shard.max_depth if sweep.is_padded(lead) else 0
+    start = {"params": layers.stored(begun, form, room), **drawn.each}
     return Ready(drawn.shared, start, noise, True, drawn.rank, form, drawn)
 
 
@@ -170,16 +173,19 @@ def engine(sweep: Sweep, lead: Cell, problem, start, key, steps: Steps, depth) -
     """One cell: its problem, its optimizer, and what is measured."""
     params = start["params"]
     arrays = {**problem, **{name: value for name, value in start.items() if name != "params"}}
+    padded = lead.depth == 0
     ends = params[0].shape[-1], params[-1].shape[-2]
-    form = layers.shape(lead, *ends, plain=_plain(sweep, lead))
-    trained, measured = problems.build(sweep, lead, arrays, key, params)
-    made = train.prepare(
-        params, trained, _optimizer(sweep, lead, form, params, steps), constrained=form.constrained
+    form = layers.shape(
+        replace(lead, depth=3) if padded else lead, *ends, plain=padded or _plain(sweep, lead)
     )
+    options = {"depth": depth} if padded else {}
+    trained, measured = problems.build(sweep, lead, arrays, key, params)
+    optimizer = _optimizer(sweep, lead, form, params, steps)
+    made = train.prepare(params, trained, optimizer, constrained=form.constrained, **options)
     metrics = [sweep.functions[name] for name in sweep.record.metrics]
 
     def report(carry, step):
-        record = train.measure(carry[0], measured, step, form.constrained)
+        record = train.measure(carry[0], measured, step, form.constrained, **options)
         return record._replace(extra=_measured(metrics, carry[0], record.loss)) if metrics else record
 
     return made._replace(report=report)
@@ -280,11 +286,16 @@ def _rate_found(cell: Cell, ready: Ready, chosen: Chosen, ended: Params, i: int,
     """The prediction at the layers that a converged run found, else at the known solution."""
     rate, size = chosen.units[i], float(chosen.step_size[i])
     if rate is not None and status == Status.CONVERGED and forecast.own_rate(cell, rate, size) is not None:
-        here = [np.asarray(w, np.float64) for leaf in ended for w in _matrices(np.asarray(leaf)[i])]
+        here = [np.asarray(w[i], np.float64) for w in layers.matrices(ended, cell.depth)]
         scales = _scales_of(chosen, i)
         rate = forecast.unit_rate(cell, ready.form, here, forecast.one(ready.drawn, i), scales)
     return forecast.own_rate(cell, rate and forecast.at_step(rate, size), size)
 
 
-def _matrices(leaf: np.ndarray) -> list[np.ndarray]:
-    return list(leaf) if leaf.ndim == 3 else [leaf]
+def leaves(ended: Any, depth: int) -> list[np.ndarray]:
+    """The trained weights as they are stored, B in front, without layers that only fill a run up."""
+    found = [np.asarray(leaf) for leaf in ended.result]
+    extra = sum(leaf.shape[1] if leaf.ndim == 4 else 1 for leaf in found) - depth
+    if extra:
+        found[1] = found[1][:, : found[1].shape[1] - extra]
+    return [leaf for leaf in found if leaf.size]

@@ -65,8 +65,17 @@ def shape(cell: Cell, input_dim: int, output_dim: int, plain: bool) -> Shape:
     return Shape(dims, words.pace(cell.free, cell.depth), held, tuple(runs))
 
 
-def stored(layers: Sequence[Any], form: Shape) -> Params:
-    """N layers as leaves: a run where the shape says so. A square layer alone stays a matrix."""
+def stored(layers: Sequence[Any], form: Shape, room: int = 0) -> Params:
+    """N layers as leaves: a run where the shape says so. A square layer alone stays a matrix.
+
+    With ``room`` for that many layers they are ``(W_1, run, W_N)``, the run filled up with identities.
+    """
+    if room:
+        first, *middle, last = (jnp.asarray(layer) for layer in layers)
+        width = first.shape[-2]
+        fill = jnp.broadcast_to(jnp.eye(width, dtype=first.dtype), (len(first), width, width))
+        run = jnp.stack([*middle, *[fill] * (max(room, 3) - len(layers))], -3)
+        return (first, run, last)
     return tuple(
         jnp.stack(layers[first : first + length], -3) if length > 1 else jnp.asarray(layers[first])
         for first, length in form.runs
@@ -79,6 +88,16 @@ def scale_tree(scales: LayerScales, form: Shape) -> Scales:
     return tuple(
         jnp.stack(each[first : first + length]) if length > 1 else each[first] for first, length in form.runs
     )
+
+
+def matrices(leaves: Sequence[Any], depth: int) -> list[Any]:
+    """The N layers of leaves with B in front, without those that only fill a run up."""
+    each = [
+        w
+        for leaf in leaves
+        for w in ([leaf[:, k] for k in range(leaf.shape[1])] if leaf.ndim == 4 else [leaf])
+    ]
+    return [*each[: depth - 1], each[-1]]
 
 
 def solution(target: np.ndarray, layers: Sequence[np.ndarray], free: int) -> list[np.ndarray]:

@@ -18,7 +18,7 @@ from typing import Any
 PATTERN = re.compile(r"[\w.]+:[\w.<>]+@[\w.+-]{1,40}")
 
 
-class PartError(Exception):
+class PartError(ValueError):
     """A function of the user failed, or gave what cannot be used: its name, what was got, what to give."""
 
 

@@ -20,11 +20,13 @@ class Optimizer:
         ``retraction`` and ``momentum`` (traced where they are numbers).
       constrained: keeps layers orthonormal; else every layer is free and there is no retraction.
       momentum: reads the key ``momentum``.
+      padded: leaves identity layers without a gradient exactly as they are, so that one program serves all depths.
     """
 
     make: Callable[[Any, Any, Any], Any]
     constrained: bool = True
     momentum: bool = False
+    padded: bool = False
 
 
 def _named(s: Any) -> dict[str, Any]:
@@ -39,30 +41,31 @@ def _searching(s: Any) -> dict[str, Any]:
 
 #: A further recipe of ``dlnjax.optim`` is a further line.
 OPTIMIZERS: Mapping[str, Optimizer] = {
-    "rgd": Optimizer(lambda optim, optax, s: optim.rgd(s.size, **_named(s))),
+    "rgd": Optimizer(lambda optim, optax, s: optim.rgd(s.size, **_named(s)), padded=True),
     "heavy_ball": Optimizer(
-        lambda optim, optax, s: optim.heavy_ball(s.size, s.momentum, **_named(s)), momentum=True
+        lambda optim, optax, s: optim.heavy_ball(s.size, s.momentum, **_named(s)), momentum=True, padded=True
     ),
     "nesterov": Optimizer(
-        lambda optim, optax, s: optim.nesterov(s.size, s.momentum, **_named(s)), momentum=True
+        lambda optim, optax, s: optim.nesterov(s.size, s.momentum, **_named(s)), momentum=True, padded=True
     ),
-    "adam": Optimizer(lambda optim, optax, s: optim.adam(s.size, **_named(s))),
+    "adam": Optimizer(lambda optim, optax, s: optim.adam(s.size, **_named(s)), padded=True),
     "adam_elementwise": Optimizer(
-        lambda optim, optax, s: optim.adam(s.size, second="elementwise", **_named(s))
+        lambda optim, optax, s: optim.adam(s.size, second="elementwise", **_named(s)), padded=True
     ),
-    "polyak": Optimizer(lambda optim, optax, s: optim.polyak(max_step_size=s.size, **_searching(s))),
-    "armijo": Optimizer(lambda optim, optax, s: optim.armijo(s.size, **_searching(s))),
-    "gd": Optimizer(lambda optim, optax, s: optim.gd(s.size, scales=s.scales), constrained=False),
+    "polyak": Optimizer(
+        lambda optim, optax, s: optim.polyak(max_step_size=s.size, **_searching(s)), padded=True
+    ),
+    "armijo": Optimizer(lambda optim, optax, s: optim.armijo(s.size, **_searching(s)), padded=True),
+    "gd": Optimizer(lambda optim, optax, s: optim.gd(s.size, scales=s.scales), constrained=False, padded=True),
     "gd_momentum": Optimizer(
         lambda optim, optax, s: optax.chain(optax.trace(s.momentum), optim.gd(s.size, scales=s.scales)),
-        constrained=False,
-        momentum=True,
+        constrained=False, momentum=True, padded=True,
     ),
     "adam_free": Optimizer(
         lambda optim, optax, s: optax.chain(optax.scale_by_adam(), optim.gd(s.size, scales=s.scales)),
-        constrained=False,
+        constrained=False, padded=True,
     ),
-}
+}  # fmt: skip
 
 #: start -> whether its layers are orthonormal (the first, or the free one, up to a factor)
 STARTS: Mapping[str, bool] = {
