@@ -37,6 +37,7 @@ def new(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> int:
     """Validate, run what is missing, analyse, and print what came out."""
     from dlnjax.sweep import campaign, spec
+    from dlnjax.sweep.parts import own
 
     _need("pyarrow", "tqdm", "matplotlib")  # now, not after hours of computing
     if campaign.is_campaign(args.config):
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     sweep = spec.load(args.config, args.set)
     if sweep.problem.kind != "file" and (lines := spec.data_problems(sweep)):  # load has read a user's file
         raise spec.SpecError([f"{args.config}: {line}" for line in lines])
+    own.check(sweep, elsewhere=False)  # a config names functions, it does not hold them
     out = args.out or Path("results") / sweep.study
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out}: --out is a file; give a folder")
