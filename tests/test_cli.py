@@ -238,7 +238,7 @@ def test_dry_run_writes_nothing(good, tmp_path, monkeypatch):
     assert (code, err) == (0, "")
     assert out.startswith("demo: 6 cells in ")
     assert "programs to compile: 1\n" in out
-    assert re.search(r"^time: about 29 s here \(\d+ x \w+, one process\); figures not counted$", out, re.M)
+    assert re.search(r"^time: about 27 s here \(\d+ x \w+, one process\); figures not counted$", out, re.M)
     assert re.search(r"^memory: at most 30 kB of [\d.]+ GB free, ", out, re.M)
     assert sorted(os.walk(tmp_path)) == before
 

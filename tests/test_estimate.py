@@ -68,7 +68,7 @@ def test_time_is_summed_over_shards_and_interpolated_in_depth(monkeypatch):
     monkeypatch.setattr(estimate, "_interval", lambda sweep, shard: 10)
     (cost,) = estimate.costs(sweep, plan.shards(sweep))
     assert cost.seconds == pytest.approx(128 * sum(1.0 + 10 * 2.0 * depth for depth in (2, 3, 8)), abs=0.1)
-    assert (cost.compiling, cost.steps) == (14.0, 1280)
+    assert (cost.compiling, cost.steps) == (7.0, 1280)
 
 
 def test_a_program_that_does_not_fit_is_told_and_not_tried(monkeypatch, tmp_path):

@@ -45,7 +45,7 @@ class Cost:
       shards, cells: how many.
       steps: of the longest shard.
       seconds: of training, all shards one after the other in this process; None where it was not tried.
-      compiling: seconds to make the program ready: what it took here; less when the cache has it.
+      compiling: seconds to make the program ready, now that JAX's cache on disk (where there is one) has it.
       memory: bytes on all devices together, at most, besides what Python and JAX take by themselves.
       fits: whether ``memory`` is there.
     """
@@ -83,14 +83,14 @@ def _cost(sweep: Sweep, group: list[Shard]) -> Cost:
     intervals = [_interval(sweep, shard) for shard in group]
     setting = time.perf_counter() - began
     shallow, deep = min(group, key=_place), max(group, key=_place)
-    tried = [_try(sweep, shard) for shard in dict.fromkeys((shallow, deep))]
-    ends = ((_place(shallow), tried[0].pace), (_place(deep), tried[-1].pace))
+    first, last = _try(sweep, shallow), _try(sweep, deep)  # the second finds the program as the run will
+    ends = ((_place(shallow), first.pace), (_place(deep), last.pace))
     paces = [_between(ends, _place(shard)) for shard in group]
     training = sum(records * (p.record + n * p.step) for p, n in zip(paces, intervals, strict=True))
-    bytes_needed = max(found.memory for found in tried)
+    memory = max(first.memory, last.memory)
     return Cost(
         lead.program, len(group), cells, records * max(intervals), setting + training,
-        sum(found.compiling for found in tried), bytes_needed, bytes_needed <= room,
+        last.compiling, memory, memory <= room,
     )  # fmt: skip
 
 
@@ -112,7 +112,8 @@ def _try(sweep: Sweep, shard: Shard) -> _Tried:
     way = execute.WAYS[shard.program.engine]
     instances = way.prepare(sweep, shard.cells, shard)
     chosen = way.resolve(sweep, shard.cells, instances)
-    compiled, fresh, arguments = execute._program(sweep, shard, instances, chosen)
+    execute.forget()
+    compiled, _, arguments = execute._program(sweep, shard, instances, chosen)
     blank = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), compiled.blank)
     state = jax.device_put(blank, compiled.sharding, may_alias=False)
     records = 0
@@ -128,7 +129,7 @@ def _try(sweep: Sweep, shard: Shard) -> _Tried:
 
     seconds(1)  # the first call draws the layers
     pace = measured(seconds, chosen.interval)
-    return _Tried(pace, compiled.seconds if fresh else 0.0, _memory(compiled))
+    return _Tried(pace, compiled.seconds, _memory(compiled))
 
 
 def measured(seconds: Callable[[int], float], interval: int) -> Pace:

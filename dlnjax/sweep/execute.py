@@ -73,6 +73,11 @@ def compilations() -> int:
     return len(_programs)
 
 
+def forget() -> None:
+    """Compiled programs are made anew when next wanted, from JAX's cache on disk where it has them."""
+    _programs.clear()
+
+
 def shard(sweep: Sweep, shard: Shard, room: Room | None = None) -> pa.Table:
     """Trains the cells of a shard and returns their rows, one a cell.
 
