@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 import study_table as st
 
-from dlnjax.analysis import _page, report
+from dlnjax.analysis import _page, figures, report
 
 CONFIG = 'study = "depth_rate"\nquestion = "Is 1 < 2 & <b>so</b> on?"\n[record]\ntolerance = 1e-8\n'
 
@@ -75,6 +75,10 @@ def test_page_says_what_was_found(page):
     assert "secret" not in said
     verdicts = [attrs["class"] for attrs in page.all("td") if "class" in attrs]
     assert verdicts == ["fails", *["holds"] * 7]  # 12 of 13 cells converge: below 95%
+
+
+def test_every_figure_of_a_study_has_a_caption():
+    assert set(report.CAPTIONS) == set(figures.STUDY)
 
 
 def test_page_is_self_contained(folder, page):

@@ -34,6 +34,16 @@ CAPTIONS = {
         "Runs at fractions of the predicted largest stable step. Left: discs converge on every seed, crosses "
         "on none. Right: the error left at the end of the run (median over seeds), which jumps at the edge.",
     ),
+    "rate_against_width": (
+        "Rate against width",
+        "How far the factor per step is from 1, against the hidden width: prediction (lines) and measurement "
+        "(markers), with fitted intervals. Dashed: the output dimension, from which on the last layer is wide.",
+    ),
+    "phase_diagram": (
+        "Step size and depth",
+        "A mark for every step size and depth: its colour is the median number of iterations to the tolerance, a cross "
+        "says that a seed did not converge. Dashed: the predicted stability edge.",
+    ),
 }
 # Long lists of the manifest, of no use to a reader.
 _HIDDEN = ("cells", "partition", "history", "manifest_version")

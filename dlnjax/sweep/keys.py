@@ -202,7 +202,7 @@ class Key:
 GENERAL_CLAIMS = ("converged", "predicted", "guaranteed", "flat", "slope", "spectrum", "engines", "edge")
 CLAIMS = (*GENERAL_CLAIMS, "switch", "retractions", "widths")
 GENERAL_FIGURES = ("error_curves", "rate_against_depth", "stability_edge")
-FIGURES = (*GENERAL_FIGURES, "rate_against_width")
+FIGURES = (*GENERAL_FIGURES, "rate_against_width", "phase_diagram")
 
 TOP: Mapping[str, Key] = {
     "study": Key(Text("a name of a-z, 0-9 and _, at most 80 long", r"[a-z0-9_]{1,80}")),

@@ -2,7 +2,7 @@
 
 Each function takes rows of ``tables.measure`` (or the store's table, which it measures) and returns a
 matplotlib ``Figure``, or None where the rows have nothing for it. ``save`` writes PNG and SVG.
-The gallery's plots take arrays (``phase_diagram``: rows) and belong to no study.
+The gallery's plots take arrays and belong to no study, but for ``phase_diagram``, which takes rows.
 Panels follow the coordinates that vary: step rules, and for studies on data its whitening and the width.
 """
 
@@ -49,6 +49,7 @@ STUDY: dict[str, Callable[[Any], Figure | None]] = {
     "rate_against_depth": rate_against_depth,
     "stability_edge": stability_edge,
     "rate_against_width": rate_against_width,
+    "phase_diagram": phase_diagram,
 }
 #: Those drawn where a config names none.
 GENERAL = ("error_curves", "rate_against_depth", "stability_edge")
