@@ -21,3 +21,31 @@ def test_blocks_equal_one_vmap(count, width):
     expected = jax.vmap(function, in_axes=(0, 0, None))(*arguments)
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-14)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3])
+@pytest.mark.parametrize("running", [0.05, 0.3, 0.8, 1.0])
+def test_packing_leaves_as_few_blocks_as_hold_the_work(devices, running):
+    rng = np.random.default_rng(3)
+    finished = rng.random(96 * devices) > running
+
+    def busiest(flags):
+        return (~flags.reshape(devices, -1, blocks.CELLS)).any(axis=2).sum(axis=1).max()
+
+    order = blocks.packing(finished, devices, 32)
+    fewest = -(-np.count_nonzero(~finished) // (devices * blocks.CELLS))
+    if order is None:
+        assert busiest(finished) == fewest
+    else:
+        assert sorted(order) == list(range(len(finished)))
+        assert busiest(finished[order]) == fewest < busiest(finished)
+    assert blocks.packing(np.ones(8, bool), 1, 32) is None
+
+
+def test_a_block_branches_on_what_all_its_cells_say():
+    def function(x):
+        return jax.lax.cond(blocks.everyone(x > 0), lambda: 1, lambda: 0)
+
+    x = jnp.ones(40).at[17].set(-1.0)
+    found = jax.jit(blocks.blocked(function, (0,), 32))(x)
+    assert found.tolist() == [1] * 16 + [0] * 16 + [1] * 8

@@ -1,11 +1,14 @@
 """Runs in pieces: interrupted, kept, resumed and done with the same bits; weights kept in the store."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from dlnjax import network
 from dlnjax import sweep as sweeps
-from dlnjax.sweep import checkpoint, chunks, drive, execute, plan, spec, store, verify
+from dlnjax.sweep import blocks, checkpoint, chunks, drive, execute, plan, spec, store, verify
 
 BASE = {
     "study": "pieces",
@@ -190,3 +193,53 @@ def test_keep_params_names_no_cell_but_the_config():
     for value in (1, "yes", [True]):
         with pytest.raises(spec.SpecError, match=r"keep_params: .*give true or false"):
             made(engine="reduced", keep_params=value)
+
+
+@pytest.fixture(params=["layers", "reduced"])
+def uneven(request, monkeypatch):
+    """Cells of very different length, mixed, in blocks of two: a program of its own, in pieces of some records."""
+    monkeypatch.setattr(blocks, "NARROW_CELLS", 2)
+    monkeypatch.setattr(execute, "_programs", {})
+    monkeypatch.setattr(chunks, "_length", lambda pace, records: 16)
+    sweep, shard = made(engine=request.param, step=[0.04, 0.2, 0.5], seed=[0, 1, 3], depth_of_fit=1e-11)
+    return sweep, replace(shard, cells=tuple(np.array(shard.cells, object)[[0, 6, 3, 1, 7, 4, 2, 8, 5]]))
+
+
+def test_finished_cells_are_not_waited_for(uneven, monkeypatch):
+    sweep, shard = uneven
+    found = execute.shard(sweep, shard)
+    assert int(found.schema.metadata[b"packed"]) >= 1
+    monkeypatch.setattr(execute, "_programs", {})
+    monkeypatch.setattr(chunks, "finished", lambda goal, distance, monitor: distance < 0)
+    whole = execute.shard(sweep, shard)
+    assert int(whole.schema.metadata[b"packed"]) == 0
+    found, whole = found.to_pylist(), whole.to_pylist()
+    for got, want in zip(found, whole, strict=True):
+        for name in ("cell", "status", "iterations", "num_steps", "curve_step"):
+            assert got[name] == want[name]
+        start = want["curve_distance"][0]
+        for name in ("curve_distance", "curve_loss", "curve_gradient_norm"):
+            np.testing.assert_allclose(got[name], want[name], rtol=1e-9, atol=2e-11 * start)
+    flat = [len(set(row["curve_distance"])) for row in found]
+    assert max(flat) > 2 * min(flat)  # the quick ones stood still for most of the run
+
+
+def test_a_killed_shard_of_packed_cells_resumes_in_its_first_order(uneven, tmp_path):
+    sweep, shard = uneven
+    calm = compared(execute.shard(sweep, shard))
+    with pytest.raises(KeyboardInterrupt):
+        execute.shard(sweep, shard, Stops(tmp_path, shard.name, every=0))
+    again = compared(execute.shard(sweep, shard, checkpoint.Room(tmp_path, shard.name)))
+    for name, column in calm.items():
+        if name.startswith("curve_") or isinstance(column[0], float):
+            np.testing.assert_allclose(again[name], column, rtol=1e-9, atol=1e-13)
+        else:
+            assert again[name] == column
+
+
+def test_a_cell_that_is_not_a_number_is_finished_and_one_at_rest_is_not_before_it_converged():
+    goal, start = chunks.Goal(1e-3, 1e-6), np.ones(5)
+    status = np.array([1, 1, 2, 2, 0])
+    monitor = SimpleNamespace(status=status, start_distance=start)
+    distance = np.array([1e-5, 1e-7, np.nan, 7.0, 0.0])
+    assert chunks.finished(goal, distance, monitor).tolist() == [False, True, True, False, False]

@@ -2,7 +2,9 @@
 
 Cells are independent, so a long loop over few cells does the same work as over many; but the layers of
 sixteen networks of width 32 fit a core's cache and those of a hundred do not (measured on 2 cores, N = 8,
-d = 32, 64 cells, float32: 58 microseconds a step and network at once, 35 in blocks of sixteen).
+d = 32, 64 cells, float32: 58 microseconds a step and network at once, 35 in blocks of sixteen). A block is also
+what is skipped once all its cells are finished; :func:`packing` says how cells should change places so that few
+blocks hold all that still run. The sizes are fixed powers of two, so that no other program is ever compiled.
 """
 
 from __future__ import annotations
@@ -10,25 +12,68 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 #: Cells of a block; narrow networks, whose cost is the loop around the products, take more.
-WIDE, CELLS, NARROW_CELLS = 12, 16, 256
+WIDE, CELLS, NARROW_CELLS = 12, 16, 64
+# Name of the axis of cells within a block.
+_BLOCK = "block"
+
+
+def cells(width: int) -> int:
+    """Cells of a block of networks of this hidden width."""
+    return CELLS if width >= WIDE else NARROW_CELLS
+
+
+def everyone(flag: jax.Array) -> jax.Array:
+    """Whether a flag holds for all cells of this cell's block; one truth for the block, so that it can branch on it."""
+    return jax.lax.pmin(flag.astype(jnp.int32), _BLOCK) == 1
 
 
 def blocked(function: Callable, in_axes: Sequence[int | None], width: int) -> Callable:
     """``jax.vmap(function, in_axes)`` in blocks, for networks of this hidden width; axes are 0 or None."""
-    size = CELLS if width >= WIDE else NARROW_CELLS
+    size = cells(width)
 
     def call(*arguments):
         mapped = tuple(a for a, axis in zip(arguments, in_axes, strict=True) if axis == 0)
-        if jax.tree.leaves(mapped)[0].shape[0] <= size:
-            return jax.vmap(function, in_axes=tuple(in_axes))(*arguments)
+        count = jax.tree.leaves(mapped)[0].shape[0]
 
-        def one(chosen):
+        def block(chosen):
             left = iter(chosen)
             whole = (next(left) if axis == 0 else a for a, axis in zip(arguments, in_axes, strict=True))
-            return function(*whole)
+            return jax.vmap(function, in_axes=tuple(in_axes), axis_name=_BLOCK)(*whole)
 
-        return jax.lax.map(one, mapped, batch_size=size)
+        if count <= size:
+            return block(mapped)
+        full, rest = divmod(count, size)
+        head = jax.tree.map(lambda a: a[: full * size].reshape(full, size, *a.shape[1:]), mapped)
+        found = jax.tree.map(lambda a: a.reshape(full * size, *a.shape[2:]), jax.lax.map(block, head))
+        if not rest:
+            return found
+        tail = block(jax.tree.map(lambda a: a[full * size :], mapped))
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), found, tail)
 
     return call
+
+
+def packing(finished: np.ndarray, devices: int, width: int) -> np.ndarray | None:
+    """An order of cells that leaves fewer blocks with work at the busiest device, None where there is none.
+
+    Args:
+      finished: ``(B,)``, the cells in their present places: an equal stretch of them a device.
+      devices: how many share them.
+      width: as in :func:`blocked`.
+    """
+    size, share = cells(width), len(finished) // devices
+    running = ~finished.reshape(devices, share)
+    blocks = [np.count_nonzero(np.add.reduceat(row, np.arange(0, share, size))) for row in running]
+    active = np.flatnonzero(~finished)
+    if not active.size or -(-active.size // (devices * size)) >= max(blocks):
+        return None
+    idle = iter(np.flatnonzero(finished))
+    order = []
+    for device in range(devices):
+        here = active[device::devices]
+        order += [*here, *(next(idle) for _ in range(share - len(here)))]
+    return np.array(order)

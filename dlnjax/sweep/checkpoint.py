@@ -36,6 +36,12 @@ class Room:
         self.every = every
         self._last = time.monotonic()
 
+    def part(self, first: int, count: int) -> Room:
+        """Room for ``count`` of the shard's cells, from place ``first`` on, where they do not run all at once."""
+        found = Room(self.file.parents[1], f"{self.file.stem}.{first}x{count}", self.every)
+        found._last = self._last
+        return found
+
     def due(self) -> bool:
         """Whether enough time has passed since the last write (or the start) for another."""
         return time.monotonic() - self._last >= self.every
@@ -64,7 +70,8 @@ class Room:
 
     def clear(self) -> None:
         """Forgets the state: the shard is in the store."""
-        self.file.unlink(missing_ok=True)
+        for file in [self.file, *self.file.parent.glob(f"{self.file.stem}.*.npz")]:
+            file.unlink(missing_ok=True)
 
 
 def _stamp() -> str:

@@ -36,6 +36,8 @@ Work = Callable[[Any, Any, Room], pa.Table]
 _ATTEMPTS = 3
 # What the output folder's disk answers when nothing more can be kept: the run ends, the results stay.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+# What a shard's facts say of where its time went.
+_COSTS = ("device_seconds", "compilations", "compile_seconds", "compile_waited")
 # How long to wait before looking again whether another runner has finished, died or given up.
 _PATIENCE = 0.5
 
@@ -60,6 +62,9 @@ class Outcome:
       ran: how many this run computed; cells: in them.
       failed: shard -> reason, for those that raised or whose process kept dying.
       seconds: wall clock; work_seconds: spent in the work function, over all processes.
+      device_seconds: of those, spent waiting for the devices; compilations, compile_seconds: programs that XLA
+        compiled, the small ones that prepare shards included, and its seconds; compile_waited: seconds of
+        standing still for them, tracing included (the rest passed while an earlier shard ran). Over all processes.
     """
 
     shards: int = 0
@@ -69,6 +74,10 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     work_seconds: float = 0.0
+    device_seconds: float = 0.0
+    compilations: int = 0
+    compile_seconds: float = 0.0
+    compile_waited: float = 0.0
 
     @property
     def complete(self) -> bool:
@@ -137,6 +146,7 @@ def run(
             turn.all(shards, share)
             if outcome.ran:
                 results.annotate(out, turn.names)
+                manifest.annotate(out, {"compilations": [_compiled(outcome)]})
         finally:
             outcome.done = outcome.shards - len(set(partition) - store.done(out))
             outcome.seconds = time.monotonic() - begin
@@ -184,13 +194,16 @@ class _Turn:
                 del left[name]
             elif self.runner.claim(name):
                 del left[name]
-                self._start(shard)
+                self._start(shard, next(iter(left.values()), None))
 
-    def _start(self, shard: Any) -> None:
+    def _start(self, shard: Any, following: Any = None) -> None:
         if self._there(shard.name):  # finished by another between the look and the claim
             self.runner.release(shard.name)
             return
-        call = (complete, self.work, self.sweep, shard, self.out)
+        work = self.work
+        if work is _execute and following is not None:
+            work = partial(_execute, following=following)
+        call = (complete, work, self.sweep, shard, self.out)
         future = _now(*call) if self.executor is None else self.executor.submit(*call)
         self.flying[future] = shard
 
@@ -222,12 +235,16 @@ class _Turn:
         self.names.append(report.shard)
         outcome.cells += report.cells
         outcome.work_seconds += report.seconds
+        said = {name: float(report.facts.get(name, 0)) for name in _COSTS}
+        outcome.device_seconds += said["device_seconds"]
+        outcome.compilations += int(said["compilations"])
+        outcome.compile_seconds += said["compile_seconds"]
+        outcome.compile_waited += said["compile_waited"]
         if outcome.ran == 1 and "device" in report.facts:
             manifest.annotate(self.out, {"devices": [report.facts["device"]]})
-        compiled = float(report.facts.get("compile_seconds", 0))
         self.listen(
             "shard", shard=report.shard, cells=report.cells, seconds=report.seconds, done=outcome.done,
-            shards=outcome.shards, compile_seconds=compiled,
+            shards=outcome.shards, compile_seconds=said["compile_seconds"],
         )  # fmt: skip
 
     def _again(self, shard: Any, reason: str, left: dict[str, Any]) -> None:
@@ -264,6 +281,16 @@ def complete(work: Work, sweep: Any, shard: Any, out: Path) -> Done:
     raw = result.schema.metadata or {}
     facts = {key.decode(): value.decode() for key, value in raw.items()}
     return Done(shard.name, len(result), seconds, written, facts)
+
+
+def _compiled(outcome: Outcome) -> dict[str, Any]:
+    """What a run says of compilation in the manifest."""
+    return {
+        "date": manifest.today(),
+        "programs": outcome.compilations,
+        "seconds": round(outcome.compile_seconds, 3),
+        "waited": round(outcome.compile_waited, 3),
+    }
 
 
 def _slots(executor: Executor | None) -> int:
@@ -320,10 +347,10 @@ def _plan(sweep: Any, cells: Sequence[Any]) -> Sequence[Any]:
     return plan.shards(sweep, cells)
 
 
-def _execute(sweep: Any, shard: Any, room: Room) -> pa.Table:
+def _execute(sweep: Any, shard: Any, room: Room, following: Any = None) -> pa.Table:
     from dlnjax.sweep import execute
 
-    return execute.shard(sweep, shard, room)
+    return execute.shard(sweep, shard, room, following)
 
 
 def _execute_elsewhere(home: tuple[str, int], sweep: Any, shard: Any, room: Room) -> pa.Table:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dlnjax.sweep import execute
+from dlnjax.sweep import compiling, execute
 from dlnjax.sweep.cells import Sweep
 from dlnjax.sweep.plan import Program, Shard
 
@@ -113,7 +113,9 @@ def _try(sweep: Sweep, shard: Shard) -> _Tried:
     instances = way.prepare(sweep, shard.cells, shard)
     chosen = way.resolve(sweep, shard.cells, instances)
     execute.forget()
-    compiled, _, arguments = execute._program(sweep, shard, instances, chosen)
+    before = compiling.spent().seconds
+    compiled, arguments = execute._program(sweep, shard, instances, chosen)
+    compiled_for = compiling.spent().seconds - before
     blank = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), compiled.blank)
     state = jax.device_put(blank, compiled.sharding, may_alias=False)
     records = 0
@@ -129,7 +131,7 @@ def _try(sweep: Sweep, shard: Shard) -> _Tried:
 
     seconds(1)  # the first call draws the layers
     pace = measured(seconds, chosen.interval)
-    return _Tried(pace, compiled.seconds, _memory(compiled))
+    return _Tried(pace, compiled_for, _memory(compiled))
 
 
 def measured(seconds: Callable[[int], float], interval: int) -> Pace:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,7 +20,18 @@ import pyarrow as pa
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dlnjax import layerwise, optim, reduced, train
-from dlnjax.sweep import blocks, chunks, instance, metrics, rows, settings, store, weights
+from dlnjax.sweep import (
+    blocks,
+    chunks,
+    compiling,
+    instance,
+    memory,
+    metrics,
+    rows,
+    settings,
+    store,
+    weights,
+)
 from dlnjax.sweep.cells import Cell, Sweep
 from dlnjax.sweep.checkpoint import Room
 from dlnjax.sweep.instance import TwoLayer
@@ -57,12 +69,11 @@ class Way(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """A program ready to run, where its state lives and what it looks like, and the seconds it took to compile."""
+    """A program ready to run, where its state lives and what it looks like."""
 
     call: Any
     sharding: NamedSharding
     blank: chunks.State
-    seconds: float
 
 
 _programs: dict[tuple, Compiled] = {}
@@ -78,63 +89,141 @@ def forget() -> None:
     _programs.clear()
 
 
-def shard(sweep: Sweep, shard: Shard, room: Room | None = None) -> pa.Table:
+def shard(sweep: Sweep, shard: Shard, room: Room | None = None, following: Shard | None = None) -> pa.Table:
     """Trains the cells of a shard and returns their rows, one a cell.
+
+    What does not fit the device's memory at once runs in parts of half the size, a quarter, and so on; the size
+    is remembered for the program.
 
     Args:
       sweep: what the cells belong to.
       shard: from ``plan.shards``.
       room: a place for checkpoints; a shard that is over before one is due leaves it empty.
+      following: the shard that comes next; its program is compiled while this one runs.
     """
+    tables: list[pa.Table] = []
+    compiling.mark()
+    left = shard.cells
+    while left:
+        batch = memory.batch(shard.program, shard.batch)
+        part = replace(shard, cells=left[:batch], batch=batch)
+        whole = batch == shard.batch
+        place = room if whole or room is None else room.part(len(shard.cells) - len(left), batch)
+        try:
+            tables.append(_part(sweep, part, place, following))
+        except Exception as error:
+            if not memory.shrink(shard.program, batch, error):
+                raise
+            continue
+        left = left[batch:]
+    facts = {
+        "device": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
+        **compiling.taken(),
+        "device_seconds": f"{sum(float(t.schema.metadata[b'device_seconds']) for t in tables):.3f}",
+        "packed": str(sum(int(t.schema.metadata[b"packed"]) for t in tables)),
+        "batch": str(memory.batch(shard.program, shard.batch)),
+    }
+    table = pa.concat_tables(tables)
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), **facts})
+
+
+def _part(sweep: Sweep, shard: Shard, room: Room | None, following: Shard | None) -> pa.Table:
+    """Rows of as many cells as are in memory at once."""
     began = time.perf_counter()
+    compiling.settle(_named(sweep, shard))
     way = WAYS[shard.program.engine]
     instances = way.prepare(sweep, shard.cells, shard)
     chosen = way.resolve(sweep, shard.cells, instances)
-    compiled, fresh, arguments = _program(sweep, shard, instances, chosen)
-    ended = chunks.run(
-        partial(compiled.call, *arguments),
+    compiled, arguments = _program(sweep, shard, instances, chosen)
+    if following is not None:
+        _ahead(sweep, following)
+    batch = chunks.Batch(
+        compiled.call,
+        arguments,
         lambda state: jax.device_put(state, compiled.sharding, may_alias=False),
         compiled.blank,
-        records=sweep.record.records,
-        interval=chosen.interval,
-        room=room,
+        partial(_reordered, instances.shared),
+        len(compiled.sharding.device_set),
+        shard.program.width,
     )
+    goal = chunks.Goal(sweep.record.tolerance, sweep.record.depth_of_fit)
+    ended = chunks.run(batch, records=sweep.record.records, interval=chosen.interval, goal=goal, room=room)
     seconds = (time.perf_counter() - began) / len(shard.cells)
     found = way.columns(sweep, shard.cells, instances, chosen, ended.result, ended.trace, seconds)
     table = metrics.append(store.table(found, sweep.record.records), ended.extra)
     if sweep.record.keep_params:
         table = weights.append(table, way.leaves(ended, shard.cells[0].depth))
-    facts = {
-        "device": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
-        "compile_seconds": f"{compiled.seconds if fresh else 0:.3f}",
-        "batch": str(shard.batch),
-        "rank": str(instances.rank),
-    }
+    facts = {"rank": str(instances.rank), "device_seconds": str(ended.seconds), "packed": str(ended.packed)}
     return table.replace_schema_metadata({**(table.schema.metadata or {}), **facts})
 
 
-def _program(sweep: Sweep, shard: Shard, instances: Any, chosen: Any) -> tuple[Compiled, bool, tuple]:
-    """The compiled program of a shard, whether it was compiled just now, and its arguments."""
+def _reordered(shared: bool, arguments: tuple, order: np.ndarray) -> tuple:
+    """The arguments with the cells in another order."""
+    problem, *batched, depth = arguments
+
+    def moved(tree):
+        return jax.tree.map(lambda a: a[order], tree)
+
+    return (problem if shared else moved(problem), *moved(tuple(batched)), depth)
+
+
+def _program(sweep: Sweep, shard: Shard, instances: Any, chosen: Any) -> tuple[Compiled, tuple]:
+    """The compiled program of a shard, and its arguments."""
     dtype = jnp.dtype(shard.program.precision)
     padding = shard.batch - len(shard.cells)
 
     def column(values: np.ndarray) -> jax.Array:
         return jnp.asarray(np.pad(values, (0, padding), mode="edge"), dtype)
 
-    way = WAYS[shard.program.engine]
-    steps = way.steps(chosen, column)
+    steps = WAYS[shard.program.engine].steps(chosen, column)
     depth = jnp.asarray(shard.cells[0].depth, jnp.int32)
     arguments = (instances.problem, instances.start, instances.keys, steps, depth)
+    return _compiled(sweep, shard, instances.shared, arguments), arguments
+
+
+def _compiled(sweep: Sweep, shard: Shard, shared: bool, arguments: tuple) -> Compiled:
+    """The program, compiled once; of ``arguments`` only the shapes matter."""
     devices = _devices(shard.batch)
     shapes = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(arguments))
-    record = (sweep.record.records, sweep.record.tolerance)
-    functions = tuple(sweep.functions.values())
-    key = (shard.program, shard.max_depth, *record, instances.shared, len(devices), shapes, functions)
-    fresh = key not in _programs
-    if fresh:
-        form = (instances.shared, shard.program.width)
-        _programs[key] = _compile(way.engine(sweep, shard), record, form, devices, arguments)
-    return _programs[key], fresh, arguments
+    record = sweep.record
+    goal = chunks.Goal(record.tolerance, record.depth_of_fit)
+    key = (shard.program, shard.max_depth, record.records, goal, shared, len(devices), shapes)
+    key += tuple(sweep.functions.values())
+    if key not in _programs:
+        engine, form = WAYS[shard.program.engine].engine(sweep, shard), (shared, shard.program.width)
+        with compiling.standing():
+            _programs[key] = _compile(engine, (record.records, goal), form, devices, arguments)
+    return _programs[key]
+
+
+def _ahead(sweep: Sweep, following: Shard) -> None:
+    """Compiles the programs of a later shard in a thread; nothing runs there but the compiler."""
+    if following.program.lead is not None:
+        return  # the general path's arguments are only known once they are computed
+    shard = replace(following, batch=memory.batch(following.program, following.batch))
+    lead = shard.cells[0]
+    instance.is_shared(sweep, lead)  # what data need is computed here and kept
+
+    def build() -> None:
+        shared, shapes = instance.shapes(sweep, lead, shard.batch)
+        column: Any = jax.ShapeDtypeStruct((shard.batch,), jnp.dtype(shard.program.precision))
+        steps = Steps(column, reduced.LayerScales(column, column, column))
+        _compiled(sweep, shard, shared, (*shapes, steps, jax.ShapeDtypeStruct((), jnp.int32)))
+
+    compiling.begin(_named(sweep, shard), build)
+
+
+def _named(sweep: Sweep, shard: Shard) -> tuple:
+    """What tells the programs of shards apart, before any is made."""
+    return (
+        sweep.problem,
+        sweep.start,
+        sweep.record,
+        shard.program,
+        shard.cells[0].start,
+        shard.batch,
+        shard.max_depth,
+    )
 
 
 def _devices(batch: int) -> list:
@@ -144,14 +233,17 @@ def _devices(batch: int) -> list:
 
 
 def _compile(
-    engine, record: tuple[int, float], form: tuple[bool, int], devices: list, arguments: tuple
+    engine, record: tuple[int, chunks.Goal], form: tuple[bool, int], devices: list, arguments: tuple
 ) -> Compiled:
     """``chunks.program`` over a batch: blocks of cells within a device, shard_map over devices.
 
     ``form``: whether the problem is shared by all cells, and the width that sets the size of blocks.
+
+    Raises:
+      memory.TooLarge: the devices' memory does not hold as many cells; before the program is compiled where the
+        sizes of its arguments and state tell, behind it where its own account does.
     """
     shared, width = form
-    began = time.perf_counter()
     mesh = Mesh(np.array(devices), ("cells",), axis_types=(AxisType.Auto,))
     split, whole = PartitionSpec("cells"), PartitionSpec()
 
@@ -165,6 +257,10 @@ def _compile(
     axes = (None if shared else 0, 0, 0, 0, None)
     specs = (whole if shared else split, split, split, split, whole)
     shapes = jax.eval_shape(jax.vmap(blank, in_axes=axes), *arguments)
+    share = memory.Share(arguments[2].shape[0], len(devices), blocks.cells(width))
+    memory.check_sizes(
+        share, [a for a, axis in zip(arguments, axes, strict=True) if axis == 0], shapes, devices[0]
+    )
     batched = blocks.blocked(cell, (*axes, 0, None, None, None), width)
     # check_vma is off: loop carries that start as constants would need a cast each
     mapped = jax.shard_map(
@@ -174,7 +270,8 @@ def _compile(
     call = (
         jax.jit(mapped, donate_argnums=len(axes)).lower(*arguments, shapes, number, number, number).compile()
     )
-    return Compiled(call, NamedSharding(mesh, split), shapes, time.perf_counter() - began)
+    memory.check_program(share, call, devices[0])
+    return Compiled(call, NamedSharding(mesh, split), shapes)
 
 
 def _layers(
@@ -228,7 +325,7 @@ def _trained_frame(ended: chunks.Ended, depth: int) -> list[np.ndarray]:
 
 
 def _steps(chosen: Settings, column: Callable[[np.ndarray], jax.Array]) -> Steps:
-    return Steps(column(chosen.step_size), jax.tree.map(column, chosen.scales))
+    return Steps(column(chosen.step_size), reduced.LayerScales(*map(column, chosen.scales)))
 
 
 def _plain(engine: Callable[..., train.Engine], leaves: Callable[..., list[np.ndarray]]) -> Way:

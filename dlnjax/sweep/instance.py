@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from dlnjax import initial, problem, stiefel
 from dlnjax._linalg import matmul, transpose
 from dlnjax.problem import Quadratic
 from dlnjax.scales import spectral_norm_squared
-from dlnjax.sweep import data
+from dlnjax.sweep import compiling, data
 from dlnjax.sweep.cells import Cell, Problem, Sweep
 
 # Streams drawn from a cell's key; the order is part of the results.
@@ -55,28 +55,96 @@ class Instances(NamedTuple):
     unit: float
 
 
+class _Drawn(NamedTuple):
+    """What a seed decides; B cells in front. ``problem`` is None where data give one for all."""
+
+    problem: Quadratic | None
+    solution: TwoLayer
+    start: TwoLayer
+    keys: jax.Array
+
+
+#: Compiled programs that draw the cells of a width, by what they depend on.
+_programs: dict[tuple, Any] = {}
+
+
 def prepare(sweep: Sweep, cells: Sequence[Cell], batch: int) -> Instances:
     """The instances of cells that share width, data and kind of start; filled up to ``batch`` with the last."""
     filled = [*cells, *[cells[-1]] * (batch - len(cells))]
-    lead = cells[0]
     seeds = jnp.array([cell.seed for cell in filled], jnp.uint32)
-    dtype = jnp.dtype(lead.precision)
-    draw = jax.vmap(partial(_streams, width=lead.width))
-    teacher_keys, start_keys, layer_keys = draw(seeds)
-    if sweep.problem.kind == "teacher":
-        square, solution = _teachers(sweep.problem, teacher_keys, lead.width, dtype)
-        rank, unit, shared = len(sweep.problem.singular_values), 1.0, False
-    else:
-        square, best, rank, unit = _from_data(sweep.problem, lead.data, lead.width, lead.precision)
-        solution, shared = TwoLayer(*(jnp.broadcast_to(a, (batch, *a.shape)) for a in best)), True
+    dtype = jnp.dtype(cells[0].precision)
     near = sweep.start.distance / jnp.array([cell.depth for cell in filled], dtype)
-    if lead.start == "near":
-        start = _near(start_keys, solution, near)
-    else:
-        start = _haar(start_keys, solution, jnp.full(batch, sweep.start.first_scale, dtype))
-    if shared and lead.width > square.target.shape[0]:
-        solution = _nearest_solution(square.optimum, start)
-    return Instances(square, shared, solution, start, layer_keys, rank, unit)
+    known = _known(sweep, cells[0])
+    drawn = _program(sweep, cells[0], batch)(seeds, near, known and known[:2])
+    if known is not None:
+        return Instances(known[0], True, *drawn[1:], rank=known[2], unit=known[3])
+    return Instances(drawn.problem, False, *drawn[1:], rank=len(sweep.problem.singular_values), unit=1.0)
+
+
+def shapes(sweep: Sweep, lead: Cell, batch: int) -> tuple[bool, tuple]:
+    """As of ``prepare``'s result: ``shared``, and the shapes of problem, start and keys. Compiles, runs nothing.
+
+    A data set is to be known already (:func:`is_shared`).
+    """
+    known = _known(sweep, lead)
+    _program(sweep, lead, batch)
+    drawn = jax.eval_shape(*_drawing(sweep, lead, batch))
+    return known is not None, (known[0] if known else drawn.problem, drawn.start, drawn.keys)
+
+
+def is_shared(sweep: Sweep, cell: Cell) -> bool:
+    """Whether cells like this one have one problem; a data set is read and decomposed here, once."""
+    return _known(sweep, cell) is not None
+
+
+def _known(sweep: Sweep, lead: Cell) -> tuple[Quadratic, TwoLayer, int, float] | None:
+    if sweep.problem.kind == "teacher":
+        return None
+    return _from_data(sweep.problem, lead.data, lead.width, lead.precision)
+
+
+def _program(sweep: Sweep, lead: Cell, batch: int) -> Any:
+    """The compiled drawing of ``batch`` cells like ``lead``: one program, which can be made ahead of its use."""
+    key = (sweep.problem, sweep.start, lead.start, lead.data, lead.width, lead.precision, batch)
+    if key not in _programs:
+        with compiling.standing():
+            function, *arguments = _drawing(sweep, lead, batch)
+            _programs[key] = jax.jit(function).lower(*arguments).compile()
+    return _programs[key]
+
+
+def _drawing(sweep: Sweep, lead: Cell, batch: int) -> tuple:
+    """The function ``(seeds, near, known) -> _Drawn``, and the shapes of its arguments."""
+    known = _known(sweep, lead)
+    dtype = jnp.dtype(lead.precision)
+    scale = sweep.start.first_scale if lead.start == "haar" else None
+    function = partial(_draw, sweep.problem, lead.width, scale)
+    seeds, near = (jax.ShapeDtypeStruct((batch,), kind) for kind in (jnp.uint32, dtype))
+    return function, seeds, near, known and known[:2]
+
+
+def _draw(
+    spec: Problem,
+    width: int,
+    first_scale: float | None,
+    seeds: jax.Array,
+    near: jax.Array,
+    known: tuple[Quadratic, TwoLayer] | None,
+) -> _Drawn:
+    """Every cell from its seed: a start near the solution, or a Haar one where ``first_scale`` is given."""
+
+    def one(seed: jax.Array, near: jax.Array) -> _Drawn:
+        teacher_key, start_key, layer_key = _streams(seed, width)
+        square, solution = known or _teacher(spec, teacher_key, width, near.dtype)
+        if first_scale is None:
+            start = _near(start_key, solution, near)
+        else:
+            start = _haar(start_key, solution, jnp.asarray(first_scale, near.dtype))
+        if known and width > square.target.shape[0]:
+            solution = _nearest_solution(square.optimum, start)
+        return _Drawn(None if known else square, solution, start, layer_key)
+
+    return jax.vmap(one)(seeds, near)
 
 
 def _streams(seed: jax.Array, width: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -84,15 +152,10 @@ def _streams(seed: jax.Array, width: int) -> tuple[jax.Array, jax.Array, jax.Arr
     return tuple(jax.random.fold_in(key, stream) for stream in (_TEACHER, _START, _LAYERS))  # type: ignore
 
 
-@partial(jax.jit, static_argnums=(0, 2, 3))
-def _teachers(spec: Problem, keys: jax.Array, width: int, dtype) -> tuple[Quadratic, TwoLayer]:
+def _teacher(spec: Problem, key: jax.Array, width: int, dtype) -> tuple[Quadratic, TwoLayer]:
     widths = (spec.input_dim or 0, width, spec.output_dim or 0)  # a teacher has both
-
-    def one(key):
-        first, frame = initial.teacher(key, widths, spec.singular_values, dtype)
-        return problem.whitened(matmul(frame, first)), TwoLayer(first, frame)
-
-    return jax.vmap(one)(keys)
+    first, frame = initial.teacher(key, widths, spec.singular_values, dtype)
+    return problem.whitened(matmul(frame, first)), TwoLayer(first, frame)
 
 
 @lru_cache(maxsize=16)
@@ -119,8 +182,12 @@ def _factorise(product: jax.Array, width: int) -> TwoLayer:
     return TwoLayer(first, frame.at[:, :kept].set(left[:, :kept]))
 
 
-@jax.jit
-@jax.vmap
+@partial(jax.jit, static_argnums=(0, 2, 3))
+def _teachers(spec: Problem, keys: jax.Array, width: int, dtype) -> tuple[Quadratic, TwoLayer]:
+    """:func:`_teacher` of several keys."""
+    return jax.vmap(lambda key: _teacher(spec, key, width, dtype))(keys)
+
+
 def _near(key: jax.Array, solution: TwoLayer, distance: jax.Array) -> TwoLayer:
     """The solution plus noise of total Frobenius norm ``distance * ||W_1*||_2``, the frame re-projected."""
     keys = jax.random.split(key)
@@ -134,8 +201,6 @@ def _near(key: jax.Array, solution: TwoLayer, distance: jax.Array) -> TwoLayer:
     )
 
 
-@jax.jit
-@jax.vmap
 def _haar(key: jax.Array, solution: TwoLayer, first_scale: jax.Array) -> TwoLayer:
     """``W_1 = first_scale * ||W_1*||_2`` times a Haar matrix, and a Haar frame."""
     keys = jax.random.split(key)
@@ -149,5 +214,5 @@ def _haar(key: jax.Array, solution: TwoLayer, first_scale: jax.Array) -> TwoLaye
 def _nearest_solution(optimum: jax.Array, start: TwoLayer) -> TwoLayer:
     """``U^T W* + (I - U^T U) W_1``: the solution of this frame nearest to the start, for a wide frame."""
     first, frame = start
-    missing = optimum[None] - matmul(frame, first)
+    missing = optimum - matmul(frame, first)
     return TwoLayer(first + matmul(transpose(frame), missing), frame)

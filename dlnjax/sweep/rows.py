@@ -39,15 +39,20 @@ def columns(
       seconds: wall clock, a cell's share.
     """
     count = len(cells)
-    trace = Trace(*(np.asarray(field)[:count] for field in trace))
+    trace = _host(Trace, trace, count)
     found: dict[str, Any] = {name: [getattr(cell, name) for cell in cells] for name in cells[0].coordinates()}
     found["cell"] = [sweep.key(cell) for cell in cells]
     found |= {"seconds": np.full(count, seconds), "rank": np.full(count, instances.rank)}
-    rates = _rates_found(sweep, cells, instances, chosen, ended, trace.status[:, -1])
+    rates = _rates_found(sweep, cells, instances, chosen, ended, np.asarray(trace.status)[:, -1])
     found |= _outcomes(trace, sweep.record.tolerance, rates) | _curves(trace)
     found |= _predictions(rates, chosen, count)
     found["guaranteed_factor"] = _guarantees(sweep, cells, instances, chosen)
     return found
+
+
+def _host(kind: Any, tree: Any, count: int) -> Any:
+    """The first ``count`` cells of a batch as numpy arrays; JAX's would compile a program for every slice."""
+    return kind(*(np.asarray(leaf)[:count] for leaf in tree))
 
 
 def _rates_found(sweep, cells, instances, chosen, ended, status: np.ndarray) -> Rate | None:
@@ -58,16 +63,16 @@ def _rates_found(sweep, cells, instances, chosen, ended, status: np.ndarray) -> 
     converged = np.flatnonzero(status == Status.CONVERGED)
     if first_is_known(lead, instances) or not converged.size:
         return chosen.predicted
-    here = instances._replace(solution=TwoLayer(*(np.asarray(leaf) for leaf in ended)))
+    here = instances._replace(solution=_host(TwoLayer, ended, len(cells)))
     rates = Rate(*(np.array(column) for column in chosen.predicted))
-    for i in converged:
+    for i in converged.tolist():
         unit = unit_rate(sweep, lead, here, i, cell_scales(chosen.scales, i))
         for column, value in zip(rates, at_step(unit, float(chosen.step_size[i])), strict=True):
             column[i] = value
     return rates
 
 
-def _outcomes(trace: Trace, tolerance: float, rates: Rate | None) -> dict[str, Any]:
+def _outcomes(trace: Any, tolerance: float, rates: Rate | None) -> dict[str, Any]:
     bad, status = trace.first_bad_step, trace.status[:, -1]
     return {
         "status": [Status.NAMES[code] for code in status],
@@ -83,7 +88,7 @@ def _outcomes(trace: Trace, tolerance: float, rates: Rate | None) -> dict[str, A
     }
 
 
-def _reason(trace: Trace, i: int, rates: Rate | None) -> str:
+def _reason(trace: Any, i: int, rates: Rate | None) -> str:
     """Why cell i, which did not converge, ended as it did."""
     last, start = float(trace.distance[i, -1]), float(trace.distance[i, 0])
     relative = last / start if start else math.nan

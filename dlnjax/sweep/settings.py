@@ -28,6 +28,14 @@ MARGIN = {"near": 1.1, "haar": 1.3}
 EXTRA_STEPS = 64
 
 
+class Scales(NamedTuple):
+    """``reduced.LayerScales`` of B cells, ``(B,)`` each."""
+
+    first: np.ndarray
+    middle: np.ndarray
+    last: np.ndarray
+
+
 class Settings(NamedTuple):
     """Resolved numbers of a shard's B cells.
 
@@ -39,7 +47,7 @@ class Settings(NamedTuple):
     """
 
     step_size: np.ndarray
-    scales: LayerScales
+    scales: Scales
     predicted: Rate
     interval: int
 
@@ -56,12 +64,12 @@ def resolve(sweep: Sweep, cells: Sequence[Cell], instances: Instances) -> Settin
     return Settings(sizes, scales, predicted, interval)
 
 
-def cell_scales(scales: LayerScales, i: int) -> LayerScales:
+def cell_scales(scales: Scales, i: int) -> LayerScales:
     """The scales of cell i, as plain numbers."""
     return LayerScales(*(float(scale[i]) for scale in scales))
 
 
-def _scales(sweep: Sweep, cells: Sequence[Cell], instances: Instances) -> LayerScales:
+def _scales(sweep: Sweep, cells: Sequence[Cell], instances: Instances) -> Scales:
     """``1/||W_1*||_2^2`` for the orthonormal layers (source A); shared among the middle ones by rule ``middle``."""
     lead, count = cells[0], len(cells)
     if sweep.problem.kind == "teacher":
@@ -71,7 +79,7 @@ def _scales(sweep: Sweep, cells: Sequence[Cell], instances: Instances) -> LayerS
         norms = np.linalg.norm(np.asarray(known.first[:count], np.float64), 2, axis=(-2, -1))
     last = norms**-2
     between = last / max(lead.depth - 2, 1) if lead.step_rule == "middle" else last
-    return LayerScales(np.ones(count), between, last)
+    return Scales(np.ones(count), between, last)
 
 
 def first_is_known(cell: Cell, instances: Instances) -> bool:
@@ -79,7 +87,7 @@ def first_is_known(cell: Cell, instances: Instances) -> bool:
     return not instances.shared or cell.width <= instances.problem.target.shape[0]
 
 
-def _unit_rates(sweep: Sweep, cells: Sequence[Cell], instances: Instances, scales: LayerScales) -> Rate:
+def _unit_rates(sweep: Sweep, cells: Sequence[Cell], instances: Instances, scales: Scales) -> Rate:
     """The predicted rates at ``mu = 1``; every eigenvalue is proportional to mu."""
     lead, count = cells[0], len(cells)
     one = _closed(sweep, lead) or (instances.shared and first_is_known(lead, instances))

@@ -1,0 +1,114 @@
+"""Compilation: what it costs, told apart from everything else, and the next program compiled while one runs.
+
+Every program that XLA compiles (or takes from its cache on disk) in this process is counted, the small ones that
+prepare a shard included. The thread here only compiles: two programs with LAPACK calls in flight at once may wait
+for each other for ever on few cores.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+
+_EVENT = "/jax/core/compile/backend_compile_duration"
+_lock = threading.Lock()
+_here = threading.local()
+_spent: list[float] = [0, 0.0]  # programs, seconds
+_waited: list[float] = [0.0]  # seconds that a working thread stood still, tracing included
+_begun: set[Hashable] = set()
+_pending: dict[Hashable, Future] = {}
+_THREAD = "dlnjax-compile"
+_threads: list[ThreadPoolExecutor] = []
+
+
+class Spent(NamedTuple):
+    """Programs compiled so far, XLA's seconds, and those (tracing included) in which nothing else was done."""
+
+    programs: int
+    seconds: float
+    waited: float
+
+
+def spent() -> Spent:
+    """What compilation has cost this process."""
+    with _lock:
+        return Spent(int(_spent[0]), _spent[1], _waited[0])
+
+
+def mark() -> None:
+    """What was compiled up to here was for something else, unless the thread is at work for the shards to come."""
+    global _told
+    if not _pending:
+        _told = spent()
+
+
+def taken() -> dict[str, str]:
+    """What compilation has cost since :func:`mark` or the last call here.
+
+    ``compilations``, their ``compile_seconds``, and ``compile_waited``: the seconds of standing still for them.
+    """
+    global _told
+    before, _told = _told, spent()
+    programs, seconds, waited = (b - a for a, b in zip(before, _told, strict=True))
+    return {
+        "compilations": str(programs),
+        "compile_seconds": f"{seconds:.3f}",
+        "compile_waited": f"{waited:.3f}",
+    }
+
+
+@contextmanager
+def standing() -> Iterator[None]:
+    """Around the making of a program, from tracing on: while it lasts a working thread stands still for it."""
+    since, _here.standing = time.perf_counter(), True
+    try:
+        yield
+    finally:
+        _here.standing = False
+        _wait(time.perf_counter() - since)
+
+
+def begin(name: Hashable, build: Callable[[], Any]) -> None:
+    """Starts ``build()`` in the compiling thread, once a name; :func:`settle` waits for it."""
+    if name in _begun:
+        return
+    if not _threads:
+        _threads.append(ThreadPoolExecutor(1, _THREAD))
+    _begun.add(name)
+    _pending[name] = _threads[0].submit(build)
+
+
+def settle(name: Hashable) -> None:
+    """Waits for what :func:`begin` started under this name; a failure there shows again where it is made in earnest."""
+    future = _pending.pop(name, None)
+    if future is None:
+        return
+    since = time.perf_counter()
+    future.exception()
+    _wait(time.perf_counter() - since)
+
+
+def _wait(seconds: float) -> None:
+    if not threading.current_thread().name.startswith(_THREAD):
+        with _lock:
+            _waited[0] += seconds
+
+
+def _heard(event: str, duration: float, **_: str | int) -> None:
+    if event != _EVENT:
+        return
+    with _lock:
+        _spent[0] += 1
+        _spent[1] += duration
+    if not getattr(_here, "standing", False):
+        _wait(duration)
+
+
+_told = spent()
+jax.monitoring.register_event_duration_secs_listener(_heard)  # pyright: ignore[reportArgumentType]

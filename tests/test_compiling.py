@@ -1,0 +1,44 @@
+"""Compilation: counted, and the next program compiled while one runs."""
+
+import threading
+
+from dlnjax.sweep import compiling, drive, execute, manifest, spec
+
+KEYS = {
+    "study": "compiling", "kind": "teacher", "input_dim": 4, "output_dim": 4, "singular_values": [1.0],
+    "width": [1, 3], "records": 128, "max_steps": 128, "start": "near", "step_rule": "fixed", "step": 0.3,
+    "depth": [2, 3], "seed": [0, 1], "engine": "reduced",
+}  # fmt: skip
+
+
+def test_the_next_program_is_compiled_while_one_runs_and_all_are_counted(tmp_path, monkeypatch):
+    sweep, threads, compile_now = spec.grid(**KEYS), [], execute._compile
+
+    def watched(*arguments):
+        threads.append(threading.current_thread().name)
+        return compile_now(*arguments)
+
+    monkeypatch.setattr(execute, "_compile", watched)
+    before = compiling.spent()
+    outcome = drive.run(sweep, tmp_path)
+    assert outcome.complete
+    assert len(threads) == 2  # a program a width, for both depths
+    assert threads[0] == threading.main_thread().name
+    assert threads[1].startswith("dlnjax-compile")
+    spent = compiling.spent()
+    assert outcome.compilations == spent.programs - before.programs >= 4  # what draws the cells, too
+    assert 0 < outcome.compile_waited < outcome.work_seconds - outcome.device_seconds
+    assert 0 < outcome.device_seconds < outcome.work_seconds < outcome.seconds
+    told = manifest.load(tmp_path)["compilations"]
+    assert [entry["programs"] for entry in told] == [outcome.compilations]
+    assert drive.run(sweep, tmp_path).compilations == 0  # nothing left to do, nothing said
+    assert manifest.load(tmp_path)["compilations"] == told
+
+
+def test_what_fails_in_the_thread_shows_where_it_is_made_in_earnest():
+    def broken():
+        raise ValueError("shown later")
+
+    compiling.begin("broken", broken)
+    compiling.settle("broken")
+    compiling.settle("never begun")
