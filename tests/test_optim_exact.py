@@ -279,3 +279,30 @@ def test_points_are_seen_through_their_axes_and_each_matrix_counts():
         optim.retract(axes=optim.MatrixAxes(2, 0)).init(W)
     with pytest.raises(TypeError, match=r"give an optim\.MatrixAxes"):
         optim.retract(axes=lambda _: (0, 1)).init(W)
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        lambda axes: optim.transport_momentum(0.6, axes=axes),
+        lambda axes: optim.scale_by_tangent_adam(axes=axes),
+        lambda axes: optim.scale_by_tangent_adam(second="elementwise", axes=axes),
+    ],
+    ids=["momentum", "adam", "elementwise"],
+)
+def test_axes_hold_for_what_is_carried_from_step_to_step(link):
+    plain, axed = link(None), link(optim.MatrixAxes(rows=0, columns=2))
+    heads = jnp.stack([W, W[::-1]])
+    state, other = plain.init(heads), axed.init(jnp.swapaxes(heads, 0, 1))
+    for k in range(3):
+        g = jnp.stack([G[k], G[k + 1]])
+        updates, state = plain.update(g, state, heads)
+        same, other = axed.update(jnp.swapaxes(g, 0, 1), other, jnp.swapaxes(heads, 0, 1))
+        np.testing.assert_allclose(jnp.swapaxes(same, 0, 1), updates, atol=1e-14)
+        heads = stiefel.retract_polar(heads, -0.1 * updates)
+
+
+@pytest.mark.parametrize("name", ["transport_momentum", "scale_by_tangent_adam"])
+def test_links_with_moments_look_at_the_leaves_first(name):
+    with pytest.raises(TypeError, match=rf"{name}: leaf \['w'\] is int"):
+        LINKS[name].init({"w": jnp.ones((3, 2), int)})

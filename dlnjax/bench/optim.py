@@ -138,6 +138,7 @@ def _target(name: str, value: float, target: float, *, at_least: bool) -> dict[s
 
 def run(*, rounds: int, seconds: float, steps: int) -> dict[str, Any]:
     """Everything the command reports, as plain data."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # of others: a quiet machine has 0
     cases, targets = [], []
     for shape, has_target in CASES:
         case = time_case(shape, rounds=rounds, seconds=seconds)
@@ -155,7 +156,7 @@ def run(*, rounds: int, seconds: float, steps: int) -> dict[str, Any]:
         print(f"{verdict:7}{target['name']}: {target['value']:.3g} (target {target['target']:g})")
     machine = {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}
     versions = {"jax": jax.__version__, "backend": jax.default_backend(), "devices": len(jax.devices())}
-    return {"targets": targets, "cases": cases, "machine": machine | versions}
+    return {"targets": targets, "cases": cases, "machine": machine | versions | {"load_before": load}}
 
 
 def _print_case(case: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def rgd(
     constrained: Labels = None,
     axes: Axes = None,
 ) -> optax.GradientTransformation:
-    r"""Riemannian gradient descent.
+    r"""Riemannian gradient descent in the embedded metric.
 
     ``W_i <- Retr(W_i, -mu s_i P(g_i))`` on the constrained leaves, ``W_i <- W_i - mu s_i g_i`` on the others
     [paper: Qin, Tan & Zhu, arXiv 2311.14658, with their "discrepant" steps as ``scales``].
@@ -69,7 +69,7 @@ def heavy_ball(
     constrained: Labels = None,
     axes: Axes = None,
 ) -> optax.GradientTransformation:
-    """``m_i <- beta P(m_i) + P(g_i)``, ``W_i <- Retr(W_i, -mu s_i m_i)``; projection transport.
+    """``m_i <- beta P(m_i) + P(g_i)``, ``W_i <- Retr(W_i, -mu s_i m_i)``; embedded metric, projection transport.
 
     [paper: Polyak 1964, carried to manifolds as in Absil, Mahony & Sepulchre 2008, section 8.1.]
 
@@ -94,7 +94,10 @@ def nesterov(
     constrained: Labels = None,
     axes: Axes = None,
 ) -> optax.GradientTransformation:
-    """:func:`heavy_ball` with the step ``P(g_i) + beta m_i`` [paper: Nesterov 1983, Sutskever et al. 2013's form]."""
+    """:func:`heavy_ball` (embedded metric) with the step ``P(g_i) + beta m_i``.
+
+    [paper: Nesterov 1983, in the form of Sutskever et al. 2013.]
+    """
     return heavy_ball(
         step_size,
         decay,
@@ -118,7 +121,7 @@ def adam(
     constrained: Labels = None,
     axes: Axes = None,
 ) -> optax.GradientTransformation:
-    """Riemannian Adam; plain Adam on the free leaves.
+    """Riemannian Adam in the embedded metric; plain Adam on the free leaves.
 
     [paper: Becigneul & Ganea 2019 for one second moment a matrix, which stays tangent and gauge equivariant;
     the elementwise kind projects again, see :func:`scale_by_tangent_adam`.]
@@ -142,7 +145,10 @@ def polyak(
     constrained: Labels = None,
     axes: Axes = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Riemannian gradient descent with Polyak's step; ``update`` takes ``value``. See :func:`scale_by_polyak`."""
+    """Riemannian gradient descent (embedded metric) with Polyak's step; ``update`` takes ``value``.
+
+    [paper: Polyak 1969.] See :func:`scale_by_polyak`.
+    """
     step = scale_by_polyak(minimum, max_step_size=max_step_size)
     return optax.with_extra_args_support(_recipe(None, step, retraction, constrained, axes))
 
@@ -155,7 +161,9 @@ def armijo(
     axes: Axes = None,
     **search: Any,
 ) -> optax.GradientTransformationExtraArgs:
-    """Riemannian gradient descent with Armijo backtracking; ``update`` takes ``value`` and ``value_fn``.
+    """Riemannian gradient descent (embedded metric) with Armijo backtracking.
+
+    ``update`` takes ``value`` and ``value_fn``. [paper: Armijo 1966; Absil, Mahony & Sepulchre 2008, section 4.2.]
 
     Args:
       step_size: the first trial of the first search. Other constants: see :func:`armijo_search`.
