@@ -82,6 +82,17 @@ def test_phase_diagram_marks_what_converges():
     assert figures.phase_diagram([]) is None
 
 
+def test_middle_scaling_has_a_phase_diagram_of_its_own():
+    rows = cases.phase_rows()
+    middle = [{**row, "step_rule": "middle", "step_max": 10 * row["step_max"]} for row in rows]
+    left, right, _ = figures.phase_diagram([*rows, *middle]).axes
+    titles = [axes.get_title(loc="left") for axes in (left, right)]
+    assert titles == ["Which steps converge", "The same with middle scaling"]
+    assert len(left.collections[0].get_offsets()) == len(right.collections[0].get_offsets()) > 0
+    edges = [next(line for line in axes.lines if line.get_linestyle() == "--") for axes in (left, right)]
+    assert edges[1].get_xdata() == pytest.approx(10 * np.array(edges[0].get_xdata()))
+
+
 def test_spectra_leave_out_what_counts_as_zero():
     line = figures.spectra({8: cases.spectrum(8)}).axes[0].get_lines()[0]
     assert len(line.get_ydata()) == 48

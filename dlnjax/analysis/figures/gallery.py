@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
@@ -27,7 +28,8 @@ _SIZE = {"width": style.COLUMN * 1.3, "height": 2.6}
 def phase_diagram(table: Any) -> Figure | None:
     """Step size against depth: iterations to the tolerance in colour, crosses where a run does not converge.
 
-    Dashed: the predicted stability edge. The median over seeds; a mark is a cross if any seed fails.
+    Dashed: the predicted stability edge. The median over seeds; a mark is a cross if any seed fails. Middle scaling
+    has an edge of its own and so a panel of its own.
 
     Args:
       table: rows of ``tables.measure`` or the table of ``sweep.read``; uses all cells with a step size.
@@ -35,18 +37,42 @@ def phase_diagram(table: Any) -> Figure | None:
     rows = [r for r in as_rows(table) if r.get("step_size") is not None]
     if not rows:
         return None
-    figure, matrix = style.grid(1, 1, **_SIZE)
-    axes = matrix[0, 0]
+    kinds = {
+        "Which steps converge": [r for r in rows if r.get("step_rule") != "middle"],
+        "The same with middle scaling": [r for r in rows if r.get("step_rule") == "middle"],
+    }
+    panels = {title: group for title, group in kinds.items() if group}
+    size = _SIZE if len(panels) == 1 else {**_SIZE, "width": style.PAGE}
+    figure, matrix = style.grid(1, len(panels), **size)
+    iterations = [found for group in panels.values() for found in _iterations(group)[0].values()]
+    norm = LogNorm(min(iterations), max(iterations)) if iterations else LogNorm()
+    for axes, (title, group) in zip(matrix.flat, panels.items(), strict=True):
+        _phase_panel(axes, group, norm)
+        axes.set_title(title)
+    if iterations:
+        shown = ScalarMappable(norm, "viridis")
+        figure.colorbar(shown, ax=list(matrix.flat), label="iterations to the tolerance")
+    figure.legend(
+        *matrix.flat[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, borderaxespad=0.2
+    )
+    return figure
+
+
+def _iterations(rows: Sequence[Any]) -> tuple[dict[tuple[float, int], float], list[tuple[float, int]]]:
+    """Median iterations at ``(step size, depth)``, and the places where a seed did not converge."""
     cells: dict[tuple[float, int], list[Any]] = {}
     for row in rows:
         cells.setdefault((float(f"{row['step_size']:.6g}"), row["depth"]), []).append(row)
     good = {at: g for at, g in cells.items() if all(r["status"] == "converged" for r in g)}
     marks = {at: float(np.median([r["iterations"] for r in g])) for at, g in good.items()}
+    return marks, [at for at in cells if at not in good]
+
+
+def _phase_panel(axes: Axes, rows: Sequence[Any], norm: LogNorm) -> None:
+    marks, bad = _iterations(rows)
     if marks:
         x, y = zip(*marks, strict=True)
-        shown = axes.scatter(x, y, c=list(marks.values()), cmap="viridis", norm=LogNorm(), s=30, marker="s")
-        figure.colorbar(shown, ax=axes, label="iterations to the tolerance")
-    bad = [at for at in cells if at not in good]
+        axes.scatter(x, y, c=list(marks.values()), cmap="viridis", norm=norm, s=30, marker="s")
     axes.plot([x for x, _ in bad], [y for _, y in bad], "X", color=style.COLOURS["orange"], markersize=5,
               markeredgewidth=0, label="does not converge")  # fmt: skip
     _predicted_edge(axes, rows)
@@ -55,9 +81,7 @@ def phase_diagram(table: Any) -> Figure | None:
     depths = sorted({row["depth"] for row in rows})
     axes.set_yticks(depths, [str(depth) for depth in depths])
     axes.set_yticks([], minor=True)
-    axes.set(xlabel=r"step size $\mu$", ylabel="depth $N$", title="Which steps converge")
-    figure.legend(loc="outside lower left", ncols=2, borderaxespad=0.2)
-    return figure
+    axes.set(xlabel=r"step size $\mu$", ylabel="depth $N$")
 
 
 def _predicted_edge(axes: Axes, rows: Sequence[Any]) -> None:
