@@ -47,7 +47,7 @@ def optimizers():
 def test_every_optimizer_trains(name):
     row = optimizers()[name]
     assert row["final_distance"] < 0.2 * row["curve_distance"][0]
-    assert row["orthonormality_error"] < 1e-12
+    assert row["orthonormality_error"] < (1e-12 if words.OPTIMIZERS[name].exact else 0.05)
     assert (row["predicted_factor"] is None) == (name != "heavy_ball")
     assert row["momentum"] == (0.5 if words.OPTIMIZERS[name].momentum else 0.0)
 

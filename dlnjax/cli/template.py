@@ -53,7 +53,8 @@ start = "{start}"                          # near (the solution, disturbed) | ha
                                         # gaussian | balanced, for optimizers that leave all layers free
 retraction = "polar"                    # polar | qr | cayley | cholesky_qr (default polar)
 optimizer = "rgd"                       # rgd | heavy_ball | nesterov | adam | adam_elementwise | polyak |
-                                        # armijo; all layers free: gd | gd_momentum | adam_free (default rgd)
+                                        # armijo | conjugate_gradient | lbfgs | trust_region | landing | pogo;
+                                        # all layers free: gd | gd_momentum | adam_free (default rgd)
 momentum = 0.9                          # of heavy_ball, nesterov and gd_momentum (default 0.9)
 free = "first"                          # layer not kept orthonormal: first | last | middle | none | all
                                         # (default first)

@@ -282,8 +282,10 @@ class Sweep:
         """Resolve ``auto`` (the reduction wherever it is exact) and drop what has no effect."""
         point = dict(point)
         row = words.optimizer(point["optimizer"])
+        if not (row.constrained and row.exact):
+            point["retraction"] = "none"
         if not row.constrained:
-            point["retraction"], point["free"] = "none", "first"
+            point["free"] = "first"
         if not row.momentum:
             point["momentum"] = 0.0
         if isinstance(point["width"], tuple):

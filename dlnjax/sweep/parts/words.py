@@ -19,12 +19,14 @@ class Optimizer:
       make: ``(optim, optax, s) -> transformation``; ``s`` holds ``size``, ``scales``, ``constrained``,
         ``retraction`` and ``momentum`` (traced where they are numbers).
       constrained: keeps layers orthonormal; else every layer is free and there is no retraction.
+      exact: constrained layers are orthonormal at every step, by a retraction; else only in the end.
       momentum: reads the key ``momentum``.
       padded: leaves identity layers without a gradient exactly as they are, so that one program serves all depths.
     """
 
     make: Callable[[Any, Any, Any], Any]
     constrained: bool = True
+    exact: bool = True
     momentum: bool = False
     padded: bool = False
 
@@ -37,6 +39,11 @@ def _named(s: Any) -> dict[str, Any]:
 def _searching(s: Any) -> dict[str, Any]:
     """What the recipes that find their own step take by name."""
     return {"retraction": s.retraction, "constrained": s.constrained}
+
+
+def _near(s: Any) -> dict[str, Any]:
+    """What the recipes without a retraction take by name."""
+    return {"scales": s.scales, "constrained": s.constrained}
 
 
 #: A further recipe of ``dlnjax.optim`` is a further line.
@@ -56,6 +63,11 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
         lambda optim, optax, s: optim.polyak(max_step_size=s.size, **_searching(s)), padded=True
     ),
     "armijo": Optimizer(lambda optim, optax, s: optim.armijo(s.size, **_searching(s)), padded=True),
+    "conjugate_gradient": Optimizer(lambda optim, optax, s: optim.conjugate_gradient(**_searching(s))),
+    "lbfgs": Optimizer(lambda optim, optax, s: optim.lbfgs(**_searching(s))),
+    "trust_region": Optimizer(lambda optim, optax, s: optim.trust_region(**_searching(s))),
+    "landing": Optimizer(lambda optim, optax, s: optim.landing(s.size, **_near(s)), exact=False),
+    "pogo": Optimizer(lambda optim, optax, s: optim.pogo(s.size, **_near(s)), exact=False),
     "gd": Optimizer(lambda optim, optax, s: optim.gd(s.size, scales=s.scales), constrained=False, padded=True),
     "gd_momentum": Optimizer(
         lambda optim, optax, s: optax.chain(optax.trace(s.momentum), optim.gd(s.size, scales=s.scales)),
