@@ -354,3 +354,17 @@ def bfgs_path(layers, target, count, memory):
         layers = polar_move(layers, [t * d for d in direction])
         path.append(layers)
     return path
+
+
+def spectral_value(point, gradient, steps=20000):
+    """max <G, Phi> over tangent Phi, ||Phi||_2 <= 1 (tall or square): splitting, then the value of a feasible point."""
+    r = tangent(point, gradient)
+    rho = np.linalg.norm(r) / np.sqrt(r.shape[1])
+    z, u = np.zeros_like(r), np.zeros_like(r)
+    for _ in range(steps):
+        phi = tangent(point, z - u + r / rho)
+        left, s, right = np.linalg.svd(phi + u, full_matrices=False)
+        z = (left * np.minimum(s, 1)) @ right
+        u = u + phi - z
+    feasible = tangent(point, z)
+    return np.sum(r * feasible) / max(1.0, np.linalg.norm(feasible, 2))

@@ -48,6 +48,8 @@ TABLE = {
     "landing": Row(optim.landing),
     "landing_canonical": Row(functools.partial(optim.landing, metric="canonical")),
     "pogo": Row(optim.pogo),
+    "muon": Row(optim.muon, 3e-4, floor=1e-5),
+    "muon_dual": Row(functools.partial(optim.muon, length="dual"), 0.1, steps=300),
     "polyak": Row(optim.polyak, searches=True),
     "armijo": Row(optim.armijo, searches=True),
     "conjugate_gradient": Row(optim.conjugate_gradient, steps=60, searches=True),
@@ -57,7 +59,7 @@ TABLE = {
 STEPPED = {k: v for k, v in TABLE.items() if not v.searches}
 DTYPES = {np.float32: 1e-6, np.float64: 1e-12}
 #: Rows whose programs take seconds to compile; what they share with the others runs with the slow tests.
-HEAVY = {"conjugate_gradient", "landing_canonical", "lbfgs", "trust_region"}
+HEAVY = {"conjugate_gradient", "landing_canonical", "lbfgs", "muon", "muon_dual", "trust_region"}
 
 
 def _rows(table):

@@ -12,6 +12,7 @@ from dlnjax.optim._lbfgs import lbfgs, transported_lbfgs
 from dlnjax.optim._leaves import MatrixAxes
 from dlnjax.optim._line_search import ArmijoState, PolyakState, armijo_search, scale_by_polyak
 from dlnjax.optim._momentum import MomentumState, transport_momentum
+from dlnjax.optim._muon import muon, spectral_direction, to_spectral
 from dlnjax.optim._pogo import leap, pogo
 from dlnjax.optim._product import Product, hessian_vector
 from dlnjax.optim._recipes import adam, armijo, gd, heavy_ball, nesterov, polyak, rgd
@@ -49,6 +50,7 @@ __all__ = [
     "landing",
     "lbfgs",
     "leap",
+    "muon",
     "nesterov",
     "off",
     "on",
@@ -60,7 +62,9 @@ __all__ = [
     "scale_by_polyak",
     "scale_by_step",
     "scale_by_tangent_adam",
+    "spectral_direction",
     "stay_near",
+    "to_spectral",
     "transport_momentum",
     "transported_lbfgs",
     "trust_region",
