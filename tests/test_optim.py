@@ -48,8 +48,7 @@ TABLE = {
     "landing": Row(optim.landing),
     "landing_canonical": Row(functools.partial(optim.landing, metric="canonical")),
     "pogo": Row(optim.pogo),
-    "muon": Row(optim.muon, 3e-4, floor=1e-5),
-    "muon_dual": Row(functools.partial(optim.muon, length="dual"), 0.1, steps=300),
+    "muon": Row(functools.partial(optim.muon, length="dual"), 0.1, steps=250),
     "polyak": Row(optim.polyak, searches=True),
     "armijo": Row(optim.armijo, searches=True),
     "conjugate_gradient": Row(optim.conjugate_gradient, steps=60, searches=True),
@@ -59,7 +58,7 @@ TABLE = {
 STEPPED = {k: v for k, v in TABLE.items() if not v.searches}
 DTYPES = {np.float32: 1e-6, np.float64: 1e-12}
 #: Rows whose programs take seconds to compile; what they share with the others runs with the slow tests.
-HEAVY = {"conjugate_gradient", "landing_canonical", "lbfgs", "muon", "muon_dual", "trust_region"}
+HEAVY = {"conjugate_gradient", "landing_canonical", "lbfgs", "muon", "trust_region"}
 
 
 def _rows(table):

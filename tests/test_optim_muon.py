@@ -10,7 +10,7 @@ import pytest
 from dlnjax import optim, stiefel
 
 #: Shape, and by how much float32 may miss: the optimum of the last two can lose rank.
-CASES = [((6, 2), 1e-6), ((5, 5), 1e-6), ((6, 4), 1e-6), ((5, 4), 1e-5), ((9, 7), 1e-5)]
+CASES = [((6, 2), 1e-6), ((5, 5), 1e-6), ((6, 4), 1e-6), ((5, 4), 2e-5), ((9, 7), 2e-5)]
 
 
 @pytest.fixture(autouse=True, scope="module")

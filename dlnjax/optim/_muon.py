@@ -52,7 +52,7 @@ def spectral_direction(point: jax.Array, gradient: jax.Array) -> jax.Array:
 
     Solved until rounding stops the dual: the value to 1e-8 of the optimum in float64, to 1e-6 in float32; where
     ``R + W L`` is singular at the optimum of a matrix that is not square (seen for ``n < 2 p``), float32 gives
-    1e-5 of the value and a spectral norm within 5e-5 of 1. Zero for a zero gradient. Commutes with the gauge. Costs
+    1e-5 of the value and a spectral norm up to 5e-5 above 1. Zero for a zero gradient. Commutes with the gauge. Costs
     hundreds of polar factors: for small matrices.
 
     Args:

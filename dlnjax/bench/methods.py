@@ -1,0 +1,202 @@
+"""``dlnjax bench methods``: every kind of optimizer on the reference case, to the last digit, over depth.
+
+The reference case of the documentation (whitened, widths 8, 4, ..., 4, 8, singular values 1, .8, .6, .4, float64)
+from one Haar start a depth. Counted are updates and evaluations until the product's error is 1e-8 of its start, an
+evaluation being one loss with its gradient; a Hessian-vector product and a trial of a search count two. Writes
+``methods.csv``, ``curves.csv`` and the figure of the page on choosing an optimizer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dlnjax import initial, network, optim, problem, scales
+from dlnjax.theory import rates
+
+DEPTHS = (2, 8, 32)
+SHOWN = 8
+TOLERANCE = 1e-8
+SIGMA = (1.0, 0.8, 0.6, 0.4)
+
+
+class Case(NamedTuple):
+    """Attributes:
+    start: the layers. task: the problem. best: the best constant step of gradient descent. middle: scales.
+    """
+
+    start: Any
+    task: Any
+    best: float
+    middle: Any
+
+
+class Method(NamedTuple):
+    """Attributes:
+    make: the optimizer for a case. updates: bound on their number. evaluations: of one update, from its state.
+    most: the greatest depth it is run at.
+    """
+
+    make: Callable[[Case], optax.GradientTransformation]
+    updates: int
+    evaluations: Callable[[Any], Any] = lambda state: 1
+    most: int = 1_000_000
+
+
+METHODS = {
+    "rgd": Method(lambda c: optim.rgd(0.95 * c.best), 3000),
+    "rgd, middle scales": Method(lambda c: optim.rgd(0.4, scales=c.middle), 3000),
+    "landing": Method(lambda c: optim.landing(0.95 * c.best), 3000),
+    "pogo": Method(lambda c: optim.pogo(0.95 * c.best), 3000),
+    "heavy ball": Method(lambda c: optim.heavy_ball(0.5 * c.best, 0.8), 3000),
+    "muon, constant step": Method(lambda c: optim.muon(0.02), 130, most=2),
+    "muon, dual length": Method(lambda c: optim.muon(0.4 * c.best, length="dual"), 130, most=2),
+    "conjugate gradients": Method(
+        lambda c: optim.conjugate_gradient(c.best), 300, lambda state: 1 + 2 * state[-1].trials
+    ),
+    "L-BFGS": Method(lambda c: optim.lbfgs(), 300, lambda state: 1 + 2 * state[-1].trials),
+    "trust region": Method(lambda c: optim.trust_region(), 40, lambda state: 2 + 2 * state.inner_steps),
+}
+COLOURS = (
+    "#0072B2",
+    "#009E73",
+    "#56B4E9",
+    "#767676",
+    "#CC79A7",
+    "#999900",
+    "#E69F00",
+    "#D55E00",
+    "#882255",
+    "#222222",
+)
+
+
+def case(depth: int) -> Case:
+    """The reference case with this many layers."""
+    dims = (8, *[4] * (depth - 1), 8)
+    teacher = initial.teacher(jax.random.key(100), dims, list(SIGMA))
+    task = problem.whitened(network.end_to_end(teacher))
+    start = initial.haar(jax.random.key(0), dims, first_scale=0.5)
+    best = rates.predict(teacher, task, step_size=1.0, scales=scales.discrepant(teacher)).step_optimal
+    middle = scales.middle(network.stack(teacher))
+    return Case(network.stack(start), task, float(best), middle)
+
+
+def run(case: Case, method: Method) -> dict[str, Any]:
+    """Error after every update, evaluations so far, seconds an update."""
+    optimizer = optax.with_extra_args_support(method.make(case))
+
+    def step(carry: Any, _: Any) -> Any:
+        params, state = carry
+        value, grads = jax.value_and_grad(case.task.loss)(params)
+        updates, state = optimizer.update(grads, state, params, value=value, value_fn=case.task.loss)
+        params = optax.apply_updates(params, updates)
+        return (params, state), (case.task.distance(params), jnp.asarray(method.evaluations(state)))
+
+    compiled = jax.jit(lambda carry: jax.lax.scan(step, carry, None, method.updates)[1])
+    carry = (case.start, optimizer.init(case.start))
+    jax.block_until_ready(compiled(carry))
+    begin = time.perf_counter()
+    errors, evaluations = jax.device_get(jax.block_until_ready(compiled(carry)))
+    seconds = (time.perf_counter() - begin) / method.updates
+    errors = np.concatenate([[float(case.task.distance(case.start))], errors])
+    return {"errors": errors / errors[0], "work": np.cumsum([0, *evaluations]), "seconds": seconds}
+
+
+def row(name: str, depth: int, found: dict[str, Any]) -> dict[str, Any]:
+    """One line of the table; empty where the bound on updates came first."""
+    below = np.flatnonzero(found["errors"] <= TOLERANCE)
+    first = int(below[0]) if below.size else None
+    return {
+        "method": name,
+        "depth": depth,
+        "updates": "" if first is None else first,
+        "evaluations": "" if first is None else int(found["work"][first]),
+        "microseconds_an_update": f"{found['seconds'] * 1e6:.0f}",
+        "smallest_error": f"{np.nanmin(found['errors']):.1e}",
+    }
+
+
+def draw(rows: list[dict[str, Any]], curves: list[dict[str, Any]], path: Path) -> None:
+    """Error against evaluations at one depth, evaluations needed against depth."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, colour in zip(METHODS, COLOURS, strict=True):
+        mine = [c for c in curves if c["method"] == name]
+        left.semilogy(
+            [int(c["evaluations"]) for c in mine], [float(c["error"]) for c in mine], color=colour, lw=1
+        )
+        done = [r for r in rows if r["method"] == name and r["evaluations"] != ""]
+        x, y = [int(r["depth"]) for r in done], [int(r["evaluations"]) for r in done]
+        right.loglog(x, y, "o-", color=colour, lw=1, ms=3, label=name)
+    left.set(xlabel="evaluations", ylabel="relative error", ylim=(1e-15, 3), title=f"N = {SHOWN}")
+    left.set_xlim(0, 900)
+    right.set(xlabel="depth N", ylabel="evaluations until 1e-8", title="Over depth")
+    right.set_xticks(DEPTHS, [str(n) for n in DEPTHS])
+    right.minorticks_off()
+    figure.legend(loc="outside lower center", ncols=5, fontsize=7, frameon=False)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=200)
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def measure(depths: Sequence[int], names: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The table, and the curves at depth ``SHOWN`` (every update of the short ones, every tenth of the long)."""
+    rows, curves = [], []
+    with jax.enable_x64(True):
+        for depth in depths:
+            given = case(depth)
+            for name in [n for n in names if depth <= METHODS[n].most]:
+                found = run(given, METHODS[name])
+                rows.append(row(name, depth, found))
+                print(*rows[-1].values(), sep="  ", flush=True)
+                kept = [
+                    k for k in range(len(found["errors"])) if k % max(1, METHODS[name].updates // 300) == 0
+                ]
+                curves += [
+                    {
+                        "method": name,
+                        "evaluations": int(found["work"][k]),
+                        "error": f"{found['errors'][k]:.3g}",
+                    }
+                    for k in kept
+                    if depth == SHOWN and found["work"][k] <= 1000
+                ]
+    return rows, curves
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; needs matplotlib for the figure."""
+    parser = argparse.ArgumentParser(prog="dlnjax bench methods", description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, default=Path("results/methods"), help="folder (default results/methods)"
+    )
+    parser.add_argument("--depths", type=int, nargs="+", default=DEPTHS, help=f"depths (default {DEPTHS})")
+    parser.add_argument(
+        "--only", nargs="+", choices=METHODS, default=list(METHODS), help="methods (default all)"
+    )
+    options = parser.parse_args(argv)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows, curves = measure(options.depths, options.only)
+    _write(options.out / "methods.csv", rows)
+    if curves:
+        _write(options.out / "curves.csv", curves)
+        for suffix in ("png", "svg"):
+            draw(rows, curves, options.out / f"methods.{suffix}")
+    return 0
