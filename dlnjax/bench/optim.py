@@ -7,6 +7,7 @@ round of each counts. Ratios carry over between machines, absolute times do not.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -41,6 +42,12 @@ RECIPES: dict[str, Callable[[], optax.GradientTransformation]] = {
     "adam_elementwise": lambda: optim.adam(STEP_SIZE, second="elementwise", constrained=True),
     "polyak": lambda: optim.polyak(constrained=True),
     "armijo": lambda: optim.armijo(constrained=True),
+}
+
+#: Timed beside ours: no retraction.
+INFEASIBLE: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "landing": optim.landing,
+    "pogo": optim.pogo,
 }
 
 
@@ -82,7 +89,8 @@ def time_case(shape: tuple[int, ...], *, rounds: int = 5, seconds: float = 0.3) 
     """Seconds per step of every contestant, best of ``rounds`` interleaved rounds, and where each ended."""
     start, target = _problem(shape)
     found, left_out = peers.available(shape)
-    contestants = {peers.OURS: peers.dlnjax, peers.ALONE: peers.dlnjax_1_device, **found}
+    others = {f"our {name}": functools.partial(peers.dlnjax, make=make) for name, make in INFEASIBLE.items()}
+    contestants = {peers.OURS: peers.dlnjax, peers.ALONE: peers.dlnjax_1_device, **others, **found}
     advances = {name: make(start, target, STEP_SIZE) for name, make in contestants.items()}
     losses = {
         name: float(np.sum((np.asarray(advance(20)) - target) ** 2) / 2) for name, advance in advances.items()

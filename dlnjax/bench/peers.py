@@ -53,13 +53,19 @@ def _scanned(step: Callable[..., Any], start: np.ndarray, goal: np.ndarray, **op
     return lambda steps: jax.block_until_ready(run(w, t, np.int32(steps)))
 
 
-def dlnjax(start: np.ndarray, target: np.ndarray, step_size: float, count: int | None = None) -> Advance:
-    """Ours: the chain of links a user writes."""
+def dlnjax(
+    start: np.ndarray,
+    target: np.ndarray,
+    step_size: float,
+    count: int | None = None,
+    make: Callable[..., Any] | None = None,
+) -> Advance:
+    """Ours: the chain of links a user writes; ``make`` in place of ``optim.rgd``."""
     import optax
 
     from dlnjax import optim
 
-    optimizer = optim.rgd(step_size, constrained=True)
+    optimizer = (make or optim.rgd)(step_size, constrained=True)
 
     def step(carry: Any, goal: Any) -> Any:
         params, state = carry
