@@ -90,6 +90,13 @@ def test_activations_keep_their_spectrum_and_their_rate_is_that_of_the_outputs()
 
 
 @pytest.mark.slow
+def test_no_rate_where_the_solution_of_an_activation_is_not_known():
+    (row,) = rows(activation="tanh", label_noise=0.1, depth=2, seed=0, max_steps=128)
+    assert row["predicted_factor"] is None
+    assert row["eigenvalue_min"] is None
+
+
+@pytest.mark.slow
 def test_a_step_may_be_a_part_of_the_best_one_with_an_activation():
     (relu,) = rows(activation="relu", distance=0.01, seed=0, depth=2, step_rule="optimal", step=0.5)
     assert relu["step_size"] == pytest.approx(0.5 * relu["step_optimal"])

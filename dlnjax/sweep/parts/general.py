@@ -111,7 +111,8 @@ def _plain(sweep: Sweep, cell: Cell) -> bool:
 def resolve(sweep: Sweep, cells: Sequence[Cell], ready: Ready) -> Chosen:
     """Scales, step sizes and length of the cells of a shard."""
     scales = [_scales(cell, ready, i) for i, cell in enumerate(cells)]
-    units = _units(cells, ready, scales)
+    fitted = sweep.problem.kind == "teacher" and not cells[0].label_noise
+    units = _units(cells, ready, scales) if fitted or cells[0].activation == "linear" else [None] * len(cells)
     sizes = [_step_size(cell, ready, i, units[i]) for i, cell in enumerate(cells)]
     steps = max(_num_steps(sweep, c, r, s) for c, r, s in zip(cells, units, sizes, strict=True))
     records = sweep.record.records
