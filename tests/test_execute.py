@@ -5,7 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from dlnjax.sweep import execute, instance, plan, rows, settings, spec
+from dlnjax import sweep as sweeps
+from dlnjax.analysis import claims, tables
+from dlnjax.sweep import drive, execute, instance, plan, rows, settings, spec
 
 BASE = {
     "study": "small",
@@ -154,3 +156,27 @@ def test_step_rules_come_to_the_predicted_steps():
         assert chosen.scales.middle[0] == pytest.approx(1.0, rel=1e-12)
     # closed form: lambda_max = mu (1 + (N-1)(1+q)/2), q = .49
     assert rate.step_max[0] == pytest.approx(2 / (1 + 5 * 1.49 / 2), rel=1e-12)
+
+
+def test_both_engines_are_run_and_their_difference_is_in_summary_and_claims(tmp_path):
+    keys = {**BASE, "engine": "both", "depth": 5, "seed": [0, 1], "start": "near", "max_steps": 256}
+    sweep = spec.grid(**keys, retraction=["polar", "qr"])
+    assert [(c.engine, c.retraction) for c in sweep.cells()] == [
+        *[("layers", "polar"), ("reduced", "polar")] * 2, *[("layers", "qr")] * 2
+    ]  # fmt: skip
+    assert sweep.grids[0].size() == 8
+    assert spec.grid(**{**keys, "engine": "auto"}).cells()[0].engine == "reduced"
+    plain = spec.grid(**keys)
+    assert drive.run(plain, tmp_path).complete
+    found = tables.measure(sweeps.read(tmp_path))
+    assert [row["engine"] for row in found] == ["layers"] * 2 + ["reduced"] * 2
+    curves = [np.array(row["curve_distance"]) for row in found]
+    apart = [np.abs(curves[i] - curves[i + 2]).max() for i in (0, 1)]
+    assert [row["engine_gap"] for row in found] == [*apart, *apart]
+    assert 0 < max(apart) < 1e-13
+    assert tables.to_csv(found).splitlines()[0].endswith(",engine_gap")
+    (claim,) = claims.engines(found)
+    assert claim.verdict == "holds"
+    off = {"layers": 1e-9, "reduced": 0.0}
+    far = [row | {"curve_distance": np.array(row["curve_distance"]) + off[row["engine"]]} for row in found]
+    assert claims.engines(far)[0].verdict == "fails"

@@ -52,10 +52,13 @@ UNITS = {
     "measured_low": "error factor per step",
     "measured_high": "error factor per step",
     "predicted_iterations": "steps",
+    "engine_gap": "Frobenius norm",
     "window_first": "steps",
     "window_last": "steps",
 }
 _RULES = {name: place for place, name in enumerate(("fixed", "optimal", "middle", "edge"))}
+#: Steps within which two engines are held against each other: what they differ by later is rounding that has grown.
+SAME_STEPS = 300
 #: Nats by which the predicted slowest mode must fall within a run before its rate can be seen.
 _LEAST_DECAY = 3.0
 
@@ -72,7 +75,27 @@ def measure(table: pyarrow.Table, tolerance: float = 1e-8, output_dim: int | Non
       Rows with all columns of the table and of :data:`COLUMNS`; None where a thing does not apply.
     """
     rows = [{**PARTS, **_measured(row, tolerance), "output_dim": output_dim} for row in _plain(table)]
+    for a, b in engine_pairs(rows):
+        a["engine_gap"] = b["engine_gap"] = engine_gap(a, b)
     return sorted(rows, key=_sort_key)
+
+
+def engine_pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Rows of cells that differ in their engine alone, layer by layer first, where both have curves."""
+    pairs = []
+    for group in groups(rows, without=("engine",)).values():
+        both = {row["engine"]: row for row in group if row.get("curve_distance") is not None}
+        if both.keys() == {"layers", "reduced"}:
+            pairs.append((both["layers"], both["reduced"]))
+    return pairs
+
+
+def engine_gap(a: Row, b: Row) -> float | None:
+    """The largest difference of two cells' recorded errors within :data:`SAME_STEPS` steps; None without a number."""
+    common, at, bt = np.intersect1d(a["curve_step"], b["curve_step"], return_indices=True)
+    early = common <= SAME_STEPS
+    gap = np.abs(np.asarray(a["curve_distance"])[at] - np.asarray(b["curve_distance"])[bt])[early]
+    return float(gap.max()) if gap.size and np.isfinite(gap).all() else None
 
 
 def split(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
@@ -84,6 +107,7 @@ def split(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
 def to_csv(rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> str:
     """Rows as CSV text: full precision, an empty field where a thing does not apply; parts where some cell has them."""
     parts = [n for n, plain in PARTS.items() if any(row.get(n, plain) != plain for row in rows)]
+    parts += ["engine_gap"] if any(row.get("engine_gap") is not None for row in rows) else []
     columns = [*columns, *(name for name in parts if name not in columns)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -13,7 +13,7 @@ from dlnjax.sweep.parts.own import PartError, own
 from dlnjax.sweep.spec import Cell, SpecError, Sweep, grid, load
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from concurrent.futures import Executor
 
     import pyarrow as pa
@@ -61,11 +61,16 @@ def run(
         return drive.run(sweep, out, executor=pool, extend=extend, listen=listen)
 
 
-def read(out: Path | str) -> pa.Table:
-    """The results in a folder: one row a cell, as far as they are computed (columns: the documentation's "store")."""
+def read(out: Path | str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The results in a folder: one row a cell, as far as they are computed (columns: the documentation's "store").
+
+    Args:
+      out: the folder of the results.
+      columns: those to read, all if None; the curves are most of a large sweep.
+    """
     from dlnjax.sweep import store
 
-    return store.read(out)
+    return store.read(out, columns)
 
 
 def params(out: Path | str, cell: Cell | Mapping[str, Any] | str) -> Params:

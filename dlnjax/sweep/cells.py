@@ -126,16 +126,16 @@ class Grid:
             yield dict(zip(GRID_ORDER, point, strict=True))
 
     def size(self) -> int:
-        """How many points the product has, duplicates included."""
+        """How many cells the product has at most, duplicates included."""
         count = 1
         for name in GRID_ORDER:
-            count *= len(getattr(self, name))
+            count *= len(getattr(self, name)) + (name == "engine" and "both" in self.engine)
         return count
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One training run, all coordinates resolved: engine is ``layers`` or ``reduced``, never ``auto``.
+    """One training run, all coordinates resolved: engine is ``layers`` or ``reduced``, never ``auto`` or ``both``.
 
     ``retraction`` is ``none`` for the optimizer ``gd``, which has none, so that a product over retractions
     does not repeat the same run under several names; ``momentum`` is 0 where none is read. ``width`` is the
@@ -234,7 +234,9 @@ class Sweep:
 
     @cached_property
     def _cells(self) -> tuple[Cell, ...]:
-        return tuple(dict.fromkeys(self._cell(point) for grid in self.grids for point in grid.points()))
+        return tuple(
+            dict.fromkeys(c for grid in self.grids for point in grid.points() for c in self._resolved(point))
+        )
 
     def key(self, cell: Cell) -> str:
         """``cell.key()``."""
@@ -278,8 +280,8 @@ class Sweep:
         """Whether all cells take the general path: a user's own problem, or further metrics."""
         return self.problem.kind == "own" or bool(self.record.metrics)
 
-    def _cell(self, point: dict) -> Cell:
-        """Resolve ``auto`` (the reduction wherever it is exact) and drop what has no effect."""
+    def _resolved(self, point: dict) -> list[Cell]:
+        """The cells of a point: the engine resolved (``reduced`` only where exact), what has no effect dropped."""
         point = dict(point)
         row = words.optimizer(point["optimizer"])
         if not (row.constrained and row.exact):
@@ -291,10 +293,12 @@ class Sweep:
         if isinstance(point["width"], tuple):
             point["profile"], point["width"] = "-".join(map(str, point["width"])), min(point["width"])
         cell = Cell(study=self.study, precision=self.precision, content=self._content, **point)
-        if cell.engine != "auto":
-            return cell
+        if cell.engine not in ("auto", "both"):
+            return [cell]
         exact = cell.optimizer == "rgd" and cell.retraction == "polar" and not self.is_general(cell)
-        return replace(cell, engine="reduced" if exact else "layers")
+        if exact and cell.engine == "both":
+            return [replace(cell, engine=engine) for engine in ("layers", "reduced")]
+        return [replace(cell, engine="reduced" if exact else "layers")]
 
     def is_padded(self, cell: Cell) -> bool:
         """Whether a cell of the general path still shares its program with other depths, by inert layers."""

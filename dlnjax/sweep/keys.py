@@ -248,7 +248,7 @@ RECORD: Mapping[str, Key] = {
 GRID: Mapping[str, Key] = {
     "step_rule": Key(Word(("fixed", "optimal", "middle", "edge"))),
     "step": Key(Real()),
-    "engine": Key(Word(("layers", "reduced", "auto"))),
+    "engine": Key(Word(("layers", "reduced", "auto", "both"))),
     "start": Key(Word(tuple(words.STARTS), own=True)),
     "retraction": Key(Word(("polar", "qr", "cayley", "cholesky_qr")), "polar"),
     "optimizer": Key(Word(tuple(words.OPTIMIZERS), own=True), "rgd"),
