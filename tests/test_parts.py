@@ -139,7 +139,7 @@ def test_a_cell_does_not_depend_on_its_shard():
 
 
 @pytest.mark.parametrize("free", [0, 1, 2])
-@pytest.mark.parametrize("dims", [(4, 2, 2, 5), (4, 2, 3, 5), (5, 4, 2, 3), (4, 3, 3, 3)])
+@pytest.mark.parametrize("dims", [(4, 2, 2, 5), (4, 2, 3, 5), (5, 4, 2, 3), (4, 2, 5, 3)])
 def test_solution_has_the_product_and_orthonormal_layers(dims, free):
     keys = jax.random.split(jax.random.key(3), 2)
     low = [np.asarray(m) for m in layers.normal(keys, [(dims[-1], 2), (2, dims[0])])]
@@ -149,6 +149,8 @@ def test_solution_has_the_product_and_orthonormal_layers(dims, free):
     for layer in made[1:]:
         product = layer @ product
     np.testing.assert_allclose(product, target, atol=1e-12)
+    rounded = layers.solution(target.astype(np.float32), made, free)  # of full rank by its rounding
+    assert [w.shape for w in rounded] == [w.shape for w in made]
     for i, w in enumerate(made):
         gram = w @ np.swapaxes(w, 1, 2) if w.shape[1] < w.shape[2] else np.swapaxes(w, 1, 2) @ w
         assert i == free or np.max(np.abs(gram - np.eye(gram.shape[1]))) < 1e-13

@@ -110,7 +110,8 @@ def solution(target: np.ndarray, layers: Sequence[np.ndarray], free: int) -> lis
     """
     made = [np.asarray(layer, np.float64) for layer in layers]
     left, values, right = np.linalg.svd(target)
-    rank = int(np.max(np.sum(values > 1e-10 * values[:, :1], axis=1)))
+    narrow = min(size for layer in made for size in layer.shape[1:])  # rounding in single precision adds rank
+    rank = min(narrow, int(np.max(np.sum(values > 1e-10 * values[:, :1], axis=1))))
     core = values[:, :rank, None] * np.eye(rank)
     behind, front = made[free + 1 :], made[:free]
     if behind:
