@@ -68,6 +68,9 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
     "trust_region": Optimizer(lambda optim, optax, s: optim.trust_region(**_searching(s))),
     "landing": Optimizer(lambda optim, optax, s: optim.landing(s.size, **_near(s)), exact=False),
     "pogo": Optimizer(lambda optim, optax, s: optim.pogo(s.size, **_near(s)), exact=False),
+    "muon": Optimizer(
+        lambda optim, optax, s: optim.muon(s.size, s.momentum, length="dual", **_named(s)), momentum=True
+    ),
     "gd": Optimizer(lambda optim, optax, s: optim.gd(s.size, scales=s.scales), constrained=False, padded=True),
     "gd_momentum": Optimizer(
         lambda optim, optax, s: optax.chain(optax.trace(s.momentum), optim.gd(s.size, scales=s.scales)),
