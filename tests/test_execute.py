@@ -2,6 +2,7 @@
 
 import re
 
+import jax
 import numpy as np
 import pytest
 
@@ -85,6 +86,16 @@ def test_no_lapack_in_the_training_program_of_the_polar_path():
     ]
     assert len(called) >= 2
     assert not [name for names in called for name in names if "lapack" in name]
+
+
+@pytest.mark.parametrize("optimizer", ["rgd", "heavy_ball"])
+def test_a_sweep_has_its_own_precision_whatever_the_callers(optimizer):
+    with jax.enable_x64(False):
+        found = run(engine="layers", optimizer=optimizer, depth=3, seed=[0])
+        assert not jax.config.jax_enable_x64
+    assert found[0]["status"] == "converged"
+    assert found[0]["orthonormality_error"] < 1e-13
+    assert found[0]["final_distance"] < 1e-11
 
 
 def test_a_diverging_cell_leaves_the_others_alone():

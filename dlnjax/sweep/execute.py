@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -95,12 +96,25 @@ def shard(sweep: Sweep, shard: Shard, room: Room | None = None, following: Shard
     What does not fit the device's memory at once runs in parts of half the size, a quarter, and so on; the size
     is remembered for the program.
 
+    The sweep's precision holds also where the caller's JAX has x64 off; nothing global is changed.
+
     Args:
       sweep: what the cells belong to.
       shard: from ``plan.shards``.
       room: a place for checkpoints; a shard that is over before one is due leaves it empty.
       following: the shard that comes next; its program is compiled while this one runs.
     """
+    with _precision(sweep):
+        return _shard(sweep, shard, room, following)
+
+
+def _precision(sweep: Sweep) -> AbstractContextManager[Any]:
+    """The sweep's precision in this thread, whatever the caller's JAX is set to."""
+    return jax.enable_x64(sweep.precision == "float64")
+
+
+def _shard(sweep: Sweep, shard: Shard, room: Room | None, following: Shard | None) -> pa.Table:
+    """All parts of a shard, one after the other."""
     tables: list[pa.Table] = []
     compiling.mark()
     left = shard.cells
@@ -205,10 +219,11 @@ def _ahead(sweep: Sweep, following: Shard) -> None:
     instance.is_shared(sweep, lead)  # what data need is computed here and kept
 
     def build() -> None:
-        shared, shapes = instance.shapes(sweep, lead, shard.batch)
-        column: Any = jax.ShapeDtypeStruct((shard.batch,), jnp.dtype(shard.program.precision))
-        steps = Steps(column, reduced.LayerScales(column, column, column))
-        _compiled(sweep, shard, shared, (*shapes, steps, jax.ShapeDtypeStruct((), jnp.int32)))
+        with _precision(sweep):  # it is a thread's own
+            shared, shapes = instance.shapes(sweep, lead, shard.batch)
+            column: Any = jax.ShapeDtypeStruct((shard.batch,), jnp.dtype(shard.program.precision))
+            steps = Steps(column, reduced.LayerScales(column, column, column))
+            _compiled(sweep, shard, shared, (*shapes, steps, jax.ShapeDtypeStruct((), jnp.int32)))
 
     compiling.begin(_named(sweep, shard), build)
 
