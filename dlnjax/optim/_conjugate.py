@@ -57,9 +57,9 @@ def conjugate(space: Product, rule: str = "polak_ribiere") -> optax.GradientTran
         need_params(params, "conjugate")
         gradient = space.project(params, updates)
         old_direction = space.project(params, state.direction)
-        old = space.project(params, state.gradient)
-        # where the old gradient was stored its own length is needed, not that of what is left of it here
-        above, below = RULES[rule](gradient, add(gradient, old, -1.0), state.gradient, old_direction)
+        # products with tangent vectors see only the tangent part of the old gradient: it needs no projection
+        change = add(gradient, state.gradient, -1.0)
+        above, below = RULES[rule](gradient, change, state.gradient, old_direction)
         beta = jnp.where(below > 0, jnp.maximum(above / jnp.where(below > 0, below, 1), 0), 0)
         mixed = add(gradient, old_direction, beta)
         direction = choose(inner(mixed, gradient) > 0, mixed, gradient)
