@@ -58,7 +58,7 @@ TABLE = {
 STEPPED = {k: v for k, v in TABLE.items() if not v.searches}
 DTYPES = {np.float32: 1e-6, np.float64: 1e-12}
 #: Rows whose programs take seconds to compile; what they share with the others runs with the slow tests.
-HEAVY = {"conjugate_gradient", "landing_canonical", "lbfgs", "muon", "trust_region"}
+HEAVY = {"conjugate_gradient", "landing", "landing_canonical", "lbfgs", "muon", "trust_region"}
 
 
 def _rows(table):

@@ -58,7 +58,9 @@ def test_relative_gradient_keeps_the_gram_matrix_and_is_the_gradient_on_the_mani
 
 @each_shape
 @each_method
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda d: d.__name__)
+@pytest.mark.parametrize(
+    "dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)], ids=lambda d: d.__name__
+)
 def test_any_step_stays_within_the_stated_distance(shape, name, dtype):
     """Steps up to 1e5, with gradients that change at random, in one run; and then it lands."""
     stated = 0.1
@@ -137,6 +139,7 @@ def test_first_ten_iterates_equal_numpy(name, metric):
         assert all(np.allclose(a, b, atol=1e-12) for a, b in zip(params, layers, strict=True))
 
 
+@pytest.mark.slow
 @each_method
 def test_rate_on_the_reference_case_is_that_of_riemannian_gradient_descent(name):
     dims, mu = (8, 4, 4, 4, 8), 0.1

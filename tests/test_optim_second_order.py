@@ -164,6 +164,7 @@ def test_first_ten_iterates_equal_numpy_with_exact_steps(make, oracle):
         assert all(np.allclose(a, b, atol=1e-8) for a, b in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_first_ten_iterates_equal_pymanopts_trust_region():
     pymanopt = pytest.importorskip("pymanopt")
@@ -217,7 +218,9 @@ def test_trust_region_rejects_a_step_that_the_loss_does_not_bear_out():
     assert loss(w + updates) < value
 
 
-@pytest.mark.parametrize(("size", "curvature"), [(1e-3, 0.9), (50.0, 0.1)])
+@pytest.mark.parametrize(
+    ("size", "curvature"), [pytest.param(1e-3, 0.9, marks=pytest.mark.slow), (50.0, 0.1)]
+)
 def test_wolfe_steps_meet_both_conditions(size, curvature):
     w, loss, value, grad = one_matrix()
     u = stiefel.project_tangent(w, grad)
