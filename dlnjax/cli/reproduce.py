@@ -18,7 +18,7 @@ from pathlib import Path
 
 #: Cells that ``--fast`` computes: study -> what is set in its config. About a minute in all on two cores.
 FAST = {
-    "depth_rate": ("seed=[0]", "depth=[2,8]", "engine=reduced"),
+    "depth_rate": ("seed=[0]", "depth=[2,8]"),
     "widths": ("seed=[0]", "width=[4]", "depth=[8]"),
 }
 #: Lines shown of what moved in one study.

@@ -200,9 +200,28 @@ class Key:
 
 #: What a finished study is held against (``analysis.claims``), and the figures drawn of it; the first are the default.
 GENERAL_CLAIMS = ("converged", "predicted", "guaranteed", "flat", "slope", "spectrum", "engines", "edge")
-CLAIMS = (*GENERAL_CLAIMS, "switch", "retractions", "widths")
+CLAIMS = (
+    *GENERAL_CLAIMS,
+    "switch",
+    "retractions",
+    "widths",
+    "activations",
+    "algorithms",
+    "free_layer",
+    "initialisation",
+    "losses",
+    "noise",
+)
 GENERAL_FIGURES = ("error_curves", "rate_against_depth", "stability_edge")
-FIGURES = (*GENERAL_FIGURES, "rate_against_width", "phase_diagram")
+FIGURES = (
+    *GENERAL_FIGURES,
+    "rate_against_width",
+    "phase_diagram",
+    "gauge_directions",
+    "step_grid",
+    "steps_to_tolerance",
+    "noise_floor",
+)
 
 TOP: Mapping[str, Key] = {
     "study": Key(Text("a name of a-z, 0-9 and _, at most 80 long", r"[a-z0-9_]{1,80}")),

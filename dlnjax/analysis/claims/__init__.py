@@ -13,6 +13,9 @@ from dlnjax.analysis.claims._claim import TOLERANCE, Claim, Outside, agrees, dev
 from dlnjax.analysis.claims.depth import flat, loglog_slope, slopes
 from dlnjax.analysis.claims.edge import edges, switch
 from dlnjax.analysis.claims.engines import engines
+from dlnjax.analysis.claims.methods import algorithms, initialisation
+from dlnjax.analysis.claims.noise import noise
+from dlnjax.analysis.claims.parts import activations, free_layer, losses
 from dlnjax.analysis.claims.rate import converged, guaranteed, predicted, spectrum
 from dlnjax.analysis.claims.retractions import retractions
 from dlnjax.analysis.claims.widths import widths
@@ -45,6 +48,12 @@ CLAIMS: dict[str, Callable[[Sequence[Row]], list[Claim]]] = {
     "switch": switch,
     "retractions": retractions,
     "widths": widths,
+    "activations": activations,
+    "algorithms": algorithms,
+    "free_layer": free_layer,
+    "initialisation": initialisation,
+    "losses": losses,
+    "noise": noise,
 }
 #: What a config claims that names none.
 GENERAL = ("converged", "predicted", "guaranteed", "flat", "slope", "spectrum", "engines", "edge")

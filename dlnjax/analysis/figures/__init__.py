@@ -23,6 +23,8 @@ from dlnjax.analysis.figures.gallery import (
     singular_values,
     spectra,
 )
+from dlnjax.analysis.figures.methods import step_grid, steps_to_tolerance
+from dlnjax.analysis.figures.parts import gauge_directions, noise_floor
 from dlnjax.analysis.figures.rate import rate_against_depth
 from dlnjax.analysis.figures.width import rate_against_width
 from dlnjax.analysis.style import save
@@ -33,6 +35,8 @@ __all__ = [
     "balancedness",
     "cost_against_depth",
     "error_curves",
+    "gauge_directions",
+    "noise_floor",
     "orthonormality_drift",
     "phase_diagram",
     "rate_against_depth",
@@ -41,6 +45,8 @@ __all__ = [
     "singular_values",
     "spectra",
     "stability_edge",
+    "step_grid",
+    "steps_to_tolerance",
 ]
 
 #: The figures that a config may name (key ``figures``): file name -> function of the rows.
@@ -50,6 +56,10 @@ STUDY: dict[str, Callable[[Any], Figure | None]] = {
     "stability_edge": stability_edge,
     "rate_against_width": rate_against_width,
     "phase_diagram": phase_diagram,
+    "gauge_directions": gauge_directions,
+    "step_grid": step_grid,
+    "steps_to_tolerance": steps_to_tolerance,
+    "noise_floor": noise_floor,
 }
 #: Those drawn where a config names none.
 GENERAL = ("error_curves", "rate_against_depth", "stability_edge")
