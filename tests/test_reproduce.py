@@ -69,6 +69,13 @@ def test_measured_factors_are_one_where_their_intervals_meet():
     )  # a campaign's, without intervals
 
 
+def test_a_column_that_is_new_has_not_moved(folder, tmp_path):
+    out = shutil.copytree(folder, tmp_path / "more")
+    rows = [{**row, "more": 1.0} for row in tables.read_csv(out / "summary.csv")]
+    (out / "summary.csv").write_text(tables.to_csv(rows, list(rows[0])))
+    assert compare.compare(folder, out) == compare.compare(out, folder) == []
+
+
 def test_rows_and_files_that_come_or_go_are_told(folder, tmp_path):
     fewer = shutil.copytree(folder, tmp_path / "fewer")
     rows = tables.read_csv(fewer / "summary.csv")

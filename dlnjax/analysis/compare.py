@@ -93,8 +93,9 @@ def _rows(file: str, old: list[Row], new: list[Row], subset: bool) -> list[Moved
 
 
 def _columns(before: Row, after: Row, names: Sequence[str]) -> Iterable[tuple[str, Any, Any]]:
-    for column in dict.fromkeys([*before, *after]):
-        if column in names or column in PASSED_OVER:
+    """``(column, before, after)`` of what moved; a column that only one side has is a matter of versions."""
+    for column in before:
+        if column not in after or column in names or column in PASSED_OVER:
             continue
         pair = before.get(column), after.get(column)
         same = _fits_agree(before, after) if column == "measured_factor" else agree(column, *pair)
