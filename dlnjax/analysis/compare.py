@@ -33,8 +33,8 @@ TOLERANCE = {
     "final_loss": (1e-9, 100.0),
 }
 DEFAULT = (1e-7, 1e-4)
-#: Not compared: words, what only belongs to a fit, seconds. Next to the edge two modes mix and nothing is claimed of the
-#: rate, so edge.csv's is not compared either.
+#: Not compared: words, what only belongs to a fit, seconds. Next to the edge two modes mix and nothing is claimed of
+#: the rate, so edge.csv's is not compared either.
 PASSED_OVER = (
     "reason", "measured", "measured_low", "measured_high", "window_first", "window_last", "first_bad_step", "interval",
     "seconds", "ratio", "difference",
