@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        (["re"], ["report"]),
+        (["re"], ["report", "reproduce"]),
         (["--v"], ["--version"]),
         (["run", "--dr"], ["--dry-run"]),
         (["report", "out", "--format", ""], ["html", "md"]),

@@ -44,6 +44,26 @@ CAPTIONS = {
         "A mark for every step size and depth: its colour is the median number of iterations to the tolerance, a cross "
         "says that a seed did not converge. Dashed: the predicted stability edge.",
     ),
+    "gauge_directions": (
+        "Gauge directions",
+        "Left: the smallest eigenvalue over the step at the solution, a mark a draw, lines through medians. Right: the "
+        "error left at the end of the run, relative to its start.",
+    ),
+    "step_grid": (
+        "The whole grid of steps",
+        "Median steps to the tolerance, a line a method, a column a step size; below it how many seeds converged where "
+        "some did not, a dash where none did. A frame marks the best step at which all did.",
+    ),
+    "steps_to_tolerance": (
+        "Steps to tolerance",
+        "Median steps at the best step size of the grid against depth, a line a start, a panel a width; a cross where no "
+        "step size makes every seed converge.",
+    ),
+    "noise_floor": (
+        "Where stochastic descent stops",
+        "Root mean square error of the last quarter of a run against the step size: medians over seeds, bars to the "
+        "quartiles. Dashed: slope 1/2.",
+    ),
 }
 # Long lists of the manifest, of no use to a reader.
 _HIDDEN = ("cells", "partition", "history", "manifest_version")

@@ -74,7 +74,8 @@ def measure(table: pyarrow.Table, tolerance: float = 1e-8, output_dim: int | Non
     Returns:
       Rows with all columns of the table and of :data:`COLUMNS`; None where a thing does not apply.
     """
-    rows = [{**PARTS, **_measured(row, tolerance), "output_dim": output_dim} for row in _plain(table)]
+    given = {"output_dim": output_dim, "engine_gap": None}
+    rows = [{**PARTS, **_measured(row, tolerance), **given} for row in _plain(table)]
     for a, b in engine_pairs(rows):
         a["engine_gap"] = b["engine_gap"] = engine_gap(a, b)
     return sorted(rows, key=_sort_key)
