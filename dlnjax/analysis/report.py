@@ -56,8 +56,8 @@ CAPTIONS = {
     ),
     "steps_to_tolerance": (
         "Steps to tolerance",
-        "Median steps at the best step size of the grid against depth, a line a start, a panel a width; a cross where no "
-        "step size makes every seed converge.",
+        "Median steps at the best step size of the grid against depth, a line a start, a panel a width; a cross where "
+        "no step size makes every seed converge.",
     ),
     "noise_floor": (
         "Where stochastic descent stops",
