@@ -79,6 +79,7 @@ def test_nothing_to_draw():
         assert draw(st.table([diverged])) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", figures.STUDY)
 def test_bytes_are_reproducible_and_text_is_text(tmp_path, rows, name):
     """Two drawings under different user settings give the same files; SVG keeps words as words, no date."""

@@ -64,6 +64,7 @@ def test_a_changed_number_changes_the_picture(drawn):
     assert deviation(pixels(moved), kept) > TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_bytes_are_reproducible(tmp_path, name):
     first = figures.save(cases.drawn()[name], tmp_path / "a")

@@ -140,6 +140,7 @@ def test_pieces_follow_the_pace():
     assert chunks._length(1e-9, 256) == 256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keys", "shapes"),
     [

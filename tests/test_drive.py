@@ -286,6 +286,7 @@ def test_progress_speaks_as_asked(tmp_path):
         progress.choose("loud")
 
 
+@pytest.mark.slow
 def test_resume_of_a_large_folder_reads_no_table_of_a_finished_shard(tmp_path, monkeypatch):
     sweep = standin.Sweep(depths=tuple(range(2, 3002)), seeds=1, size=1)
     manifest.settle(tmp_path, sweep, standin.planner)

@@ -169,6 +169,7 @@ def test_step_rules_come_to_the_predicted_steps():
     assert rate.step_max[0] == pytest.approx(2 / (1 + 5 * 1.49 / 2), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_both_engines_are_run_and_their_difference_is_in_summary_and_claims(tmp_path):
     keys = {**BASE, "engine": "both", "depth": 5, "seed": [0, 1], "start": "near", "max_steps": 256}
     sweep = spec.grid(**keys, retraction=["polar", "qr"])

@@ -36,6 +36,7 @@ def close(found, expected):
             assert got == want
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_batch_and_the_size_is_remembered(monkeypatch, tmp_path):
     sweep, shards = made(depth=[3, 4], keep_params=True)
     calm = [execute.shard(sweep, shard) for shard in shards]
@@ -98,6 +99,7 @@ def test_a_batch_is_chosen_below_a_tiny_limit(monkeypatch):
     close(found, calm)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "depth"), [("layers", 40), ("reduced", 4)])
 def test_the_prediction_is_near_the_programs_own_account(engine, depth, monkeypatch):
     told = []

@@ -142,6 +142,7 @@ def test_trust_region_reaches_machine_precision_on_the_reference_case(num_layers
     assert all(b <= 3 * a**1.5 for a, b in itertools.pairwise(tail))  # superlinear, quadratic but for kappa
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "oracle"),
     [

@@ -136,6 +136,7 @@ def test_a_wrong_function_is_told_in_one_line(name):
     assert name == "known column" or one.wanted()[0] in str(caught.value)
 
 
+@pytest.mark.slow
 def test_only_the_shard_of_a_wrong_function_fails(tmp_path):
     outcome = sweep.run(made(optimizer=[mine.raising, "rgd"], engine="auto"), tmp_path)
     assert (outcome.done, outcome.shards) == (1, 2)

@@ -75,6 +75,7 @@ def core(name="dlnjax", found=None):
     return found
 
 
+@pytest.mark.slow
 def test_library_runs_with_its_core_dependencies_alone(built, tmp_path):
     """A folder of the wheel and links to the declared dependencies is all the interpreter sees."""
     zipfile.ZipFile(built[1]).extractall(tmp_path / "site")

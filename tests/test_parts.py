@@ -73,6 +73,7 @@ MET = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", some_slow(MET, ("last free", "weighted", "listed")))
 def test_theory_s_rate_is_met(name):
     keys, tolerance = MET[name]

@@ -154,6 +154,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_small_campaigns_find_no_violation(name):
     found = campaign.PARTS[name](**{"instances": 8, **SMALL[name]})

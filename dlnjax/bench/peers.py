@@ -158,8 +158,8 @@ PEERS: dict[str, Factory] = {
 
 #: What has to be importable for a peer, where it is not its own name.
 NEEDS = {"geoopt_1_thread": "geoopt", "svd_in_jax": "jax"}
-#: Peers that call batched LAPACK from a JAX program, which on few cores may never return: tried aside first, on all
-#: devices, then on one.
+#: Peers that call batched LAPACK from a JAX program, which on few cores may never return: tried aside first, and on one
+#: device only, since on several they may hang after many steps that went well. LAPACK shares the cores out itself.
 MAY_HANG = ("geojax", "svd_in_jax")
 
 
@@ -184,10 +184,7 @@ def _returns(name: str, shape: tuple[int, ...], count: int | None, patience: flo
 def _usable(name: str, shape: tuple[int, ...], patience: float) -> Factory | None:
     if name not in MAY_HANG:
         return PEERS[name]
-    for count in (None, 1):
-        if _returns(name, shape, count, patience):
-            return functools.partial(PEERS[name], count=count)
-    return None
+    return functools.partial(PEERS[name], count=1) if _returns(name, shape, 1, patience) else None
 
 
 def available(shape: tuple[int, ...], patience: float = 60.0) -> tuple[dict[str, Factory], dict[str, str]]:
