@@ -112,7 +112,9 @@ def resolve(sweep: Sweep, cells: Sequence[Cell], ready: Ready) -> Chosen:
     """Scales, step sizes and length of the cells of a shard."""
     scales = [_scales(cell, ready, i) for i, cell in enumerate(cells)]
     fitted = sweep.problem.kind == "teacher" and not cells[0].label_noise
-    units = _units(cells, ready, scales) if fitted or cells[0].activation == "linear" else [None] * len(cells)
+    units: list[Rate | None] = [None] * len(cells)
+    if fitted or cells[0].activation == "linear":
+        units = _units(cells, ready, scales)
     sizes = [_step_size(cell, ready, i, units[i]) for i, cell in enumerate(cells)]
     steps = max(_num_steps(sweep, c, r, s) for c, r, s in zip(cells, units, sizes, strict=True))
     records = sweep.record.records
