@@ -16,7 +16,7 @@ from dlnjax.analysis import tables
 from dlnjax.analysis.tables import Row
 
 #: What names a row of each file; columns that a file lacks are passed over.
-KEYS = {
+KEYS: dict[str, tuple[str, ...]] = {
     "summary.csv": (*tables.COORDINATES, "part", "instance"),
     "edge.csv": tables.COORDINATES,
     "claims.csv": ("kind", "claim"),

@@ -33,7 +33,7 @@ COORDINATES = (
     "loss", "batch_size", "label_noise", "precision", "profile", "width", "engine", "depth", "seed",
 )  # fmt: skip
 #: Coordinates that a plain linear network has at their default; they are columns only where some cell differs.
-PARTS = {
+PARTS: dict[str, Any] = {
     "momentum": 0.0, "activation": "linear", "free": "first", "loss": "square", "profile": "equal",
     "batch_size": 0, "label_noise": 0.0,
 }  # fmt: skip

@@ -148,10 +148,10 @@ class Batch(NamedTuple):
     """
 
     call: Callable[..., tuple[State, Any]]
-    arguments: tuple
+    arguments: tuple[Any, ...]
     place: Callable[[State], State]
     blank: State
-    reorder: Callable[[tuple, np.ndarray], tuple]
+    reorder: Callable[[tuple[Any, ...], np.ndarray], tuple[Any, ...]]
     devices: int
     width: int
 

@@ -81,7 +81,7 @@ def prepare(sweep: Sweep, cells: Sequence[Cell], batch: int) -> Instances:
     return Instances(drawn.problem, False, *drawn[1:], rank=len(sweep.problem.singular_values), unit=1.0)
 
 
-def shapes(sweep: Sweep, lead: Cell, batch: int) -> tuple[bool, tuple]:
+def shapes(sweep: Sweep, lead: Cell, batch: int) -> tuple[bool, tuple[Any, ...]]:
     """As of ``prepare``'s result: ``shared``, and the shapes of problem, start and keys. Compiles, runs nothing.
 
     A data set is to be known already (:func:`is_shared`).

@@ -15,7 +15,7 @@ from dlnjax.sweep import store
 from dlnjax.sweep.parts.own import PartError
 
 
-def append(table: pa.Table, extra: Mapping[str, Any] | tuple) -> pa.Table:
+def append(table: pa.Table, extra: Mapping[str, Any] | tuple[()]) -> pa.Table:
     """A shard's table with its further curves.
 
     Args:

@@ -172,7 +172,15 @@ def steps(chosen: Chosen, column: Callable[[np.ndarray], jax.Array]) -> Steps:
     return Steps(column(chosen.step_size), jax.tree.map(column, chosen.scales), column(chosen.momentum))
 
 
-def engine(sweep: Sweep, lead: Cell, problem, start, key, steps: Steps, depth) -> train.Engine:
+def engine(
+    sweep: Sweep,
+    lead: Cell,
+    problem: dict[str, Any],
+    start: dict[str, Any],
+    key: jax.Array,
+    steps: Steps,
+    depth: Any,
+) -> train.Engine:
     """One cell: its problem, its optimizer, and what is measured."""
     params = start["params"]
     arrays = {**problem, **{name: value for name, value in start.items() if name != "params"}}

@@ -204,7 +204,8 @@ class Regression:
     """The square loss of a network on samples; errors are those of its outputs against ``reference``."""
 
     def __init__(self, samples: Samples, reference: jax.Array):
-        self.samples, self.reference = samples, reference
+        self.samples: Samples = samples
+        self.reference: jax.Array = reference
 
     def loss(self, params: Params) -> jax.Array:
         return self.samples.loss(params)
@@ -220,7 +221,8 @@ class OwnLoss:
     """A user's loss of the product; its distance is from the target."""
 
     def __init__(self, part: own.Own, target: jax.Array):
-        self.part, self.target = part, target
+        self.part: own.Own = part
+        self.target: jax.Array = target
 
     def _of(self, product: jax.Array) -> jax.Array:
         return _number("loss", self.part, own.call("loss", self.part, _LOSS, product, self.target), _LOSS)
