@@ -71,6 +71,7 @@ def test_an_unknown_shell_is_told():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # pexpect forks only to become the shell at once
 @pytest.mark.parametrize(
     ("shell", "arguments", "setup"),
     [
