@@ -153,6 +153,7 @@ def test_csv_has_a_row_a_cell_and_empty_fields(rows):
     assert {"nan", "None"}.isdisjoint(value for r in read for value in r.values())
 
 
+@pytest.mark.slow
 def test_write(tmp_path, rows):
     first = analysis.write(st.write(tmp_path, st.study(depths=(2, 32, 64), seeds=(0,))))
     names = [path.relative_to(tmp_path).as_posix() for path in first.paths]

@@ -44,6 +44,7 @@ def piece(request, monkeypatch):
     return made(engine=request.param)
 
 
+@pytest.mark.slow
 def test_pieces_make_the_same_bits_and_one_program(piece, monkeypatch):
     sweep, shard = piece
     in_pieces = execute.shard(sweep, shard)
@@ -206,6 +207,7 @@ def uneven(request, monkeypatch):
     return sweep, replace(shard, cells=tuple(np.array(shard.cells, object)[[0, 6, 3, 1, 7, 4, 2, 8, 5]]))
 
 
+@pytest.mark.slow
 def test_finished_cells_are_not_waited_for(uneven, monkeypatch):
     sweep, shard = uneven
     found = execute.shard(sweep, shard)

@@ -246,6 +246,7 @@ def test_injected_hyperparameters_are_read_inside_jit():
     assert_close(step(params, state)[0], stepper(plain, loss)(params, plain.init(params))[0], atol=1e-14)
 
 
+@pytest.mark.slow
 @each_stepped
 def test_accumulation_and_non_finite_gradients(row):
     it = program(row)

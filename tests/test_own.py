@@ -126,6 +126,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_function_is_told_in_one_line(name):
     keys, told = WRONG[name]

@@ -264,6 +264,7 @@ def test_polar_derivative_against_differences_and_the_svd(shape):
     np.testing.assert_allclose(jnp.sum(back * dx), jnp.sum(ct * dq), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(6, 3), (5, 5), (3, 6)], ids=str)
 def test_polar_second_derivative_against_differences(shape):
     rng = np.random.default_rng(0)
@@ -361,6 +362,7 @@ print("finished")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_eight_shapes_under_vmap_finish():
     """Independent batched LAPACK calls in one program can wait for each other for ever on two threads."""
