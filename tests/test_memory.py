@@ -80,6 +80,7 @@ def test_other_errors_and_a_single_cell_that_is_too_large_are_told(monkeypatch):
     assert memory.batch(shard.program, 4) == 1
 
 
+@pytest.mark.slow
 def test_a_batch_is_chosen_below_a_tiny_limit(monkeypatch):
     sweep, (shard,) = made()
     calm = execute.shard(sweep, shard)

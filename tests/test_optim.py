@@ -198,6 +198,7 @@ def checkpointed(tmp_path_factory):
     return midway, jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), restored)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 def test_a_run_restored_by_orbax_continues_bitwise(name, checkpointed):
     it, (midway, restored) = program(TABLE[name]), checkpointed
