@@ -227,6 +227,7 @@ def test_finished_cells_are_not_waited_for(uneven, monkeypatch):
     assert max(flat) > 2 * min(flat)  # the quick ones stood still for most of the run
 
 
+@pytest.mark.slow
 def test_a_killed_shard_of_packed_cells_resumes_in_its_first_order(uneven, tmp_path):
     sweep, shard = uneven
     calm = compared(execute.shard(sweep, shard))

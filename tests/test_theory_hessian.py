@@ -30,6 +30,7 @@ def logistic(target):
     return losses.RidgeLogistic(x, jax.nn.sigmoid(scores) + 0.05 * scores, jnp.asarray(2.0), target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [weighted, sensing, logistic])
 def test_predicted_factor_is_the_spectral_radius_of_the_step(make):
     teacher = initial.teacher(jax.random.key(3), DIMS, [1.0, 0.8, 0.5])
