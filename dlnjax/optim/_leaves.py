@@ -113,6 +113,16 @@ def need_params(params: Any, link: str) -> None:
         raise ValueError(f"{link} needs the current point: call update(gradients, state, params)")
 
 
+def need_loss(
+    link: str, value: Any, value_fn: Callable[..., jax.Array] | None, extra: dict[str, Any]
+) -> tuple[jax.Array, Callable[[Any], jax.Array]]:
+    """The loss at hand, and the loss as a function of params alone, for links that search along it."""
+    if value is None or value_fn is None:
+        raise ValueError(f"{link} needs the loss: update(..., value=loss, value_fn=loss_fn)")
+    unused = {name: given for name, given in extra.items() if name != "grad"}
+    return jnp.asarray(value), lambda params: value_fn(params, **unused)
+
+
 def map_matrices(function: Callable[..., jax.Array], axes: Axes, link: str, params: Any, *trees: Any) -> Any:
     """``function(point, *vectors)`` on every leaf seen as a matrix; errors name the link and the leaf."""
     need_params(params, link)

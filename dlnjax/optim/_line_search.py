@@ -11,7 +11,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from dlnjax.optim._leaves import need_params
+from dlnjax.optim._leaves import need_loss, need_params
 from dlnjax.optim._momentum import cast
 from dlnjax.optim._retract import Last
 
@@ -79,18 +79,15 @@ def armijo_search(
         **extra: Any,
     ) -> tuple[Any, ArmijoState]:
         need_params(params, "armijo_search")
-        if value is None or value_fn is None:
-            raise ValueError("armijo_search needs the loss: update(..., value=loss, value_fn=loss_fn)")
-        value = jnp.asarray(value)
+        value, loss = need_loss("armijo_search", value, value_fn, extra)
         slope = _norm_squared(updates, value)
-        unused = {k: v for k, v in extra.items() if k != "grad"}
 
         def displacement(t: jax.Array) -> Any:
             steps = jax.tree.map(lambda u: -cast(t, u) * u, updates)
             return finish.update(steps, finish.init(params), params)[0]
 
         def fails(t: jax.Array) -> jax.Array:
-            new = value_fn(_moved(params, displacement(t)), **unused)
+            new = loss(_moved(params, displacement(t)))
             return ~(new <= value - cast(decrease * t, value) * slope)
 
         def body(carry):

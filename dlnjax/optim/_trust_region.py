@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax import stiefel
 from dlnjax._types import Retraction
-from dlnjax.optim._leaves import Axes, need_params
+from dlnjax.optim._leaves import Axes, need_loss, need_params
 from dlnjax.optim._product import Product, add, choose, inner, norm, scale
 from dlnjax.optim._retract import Last
 from dlnjax.optim._select import Labels
@@ -151,12 +151,7 @@ def trust_region(
         **extra: Any,
     ) -> tuple[Any, TrustRegionState]:
         need_params(params, "trust_region")
-        if value is None or value_fn is None:
-            raise ValueError("trust_region needs the loss: update(..., value=loss, value_fn=loss_fn)")
-        unused = {k: v for k, v in extra.items() if k != "grad"}
-
-        def loss(p: Any) -> jax.Array:
-            return value_fn(p, **unused)
+        value, loss = need_loss("trust_region", value, value_fn, extra)
 
         _, curvature = jax.linearize(jax.grad(loss), params)
 
@@ -171,10 +166,8 @@ def trust_region(
         )
         moved = space.move(params, found.step)
         predicted = -inner(gradient, found.step) - inner(found.step, found.curved) / 2
-        actual = jnp.asarray(value) - loss(add(params, moved))
-        taken, new = _judged(
-            state, actual, predicted.astype(actual.dtype), jnp.asarray(value), found, accept, max_radius
-        )
+        actual = value - loss(add(params, moved))
+        taken, new = _judged(state, actual, predicted.astype(actual.dtype), value, found, accept, max_radius)
         return choose(taken, moved, jax.tree.map(jnp.zeros_like, moved)), new
 
     return TrustRegion(init, update)

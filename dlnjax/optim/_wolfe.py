@@ -16,7 +16,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from dlnjax.optim._leaves import need_params
+from dlnjax.optim._leaves import need_loss, need_params
 from dlnjax.optim._product import Product, add, choose, scale
 from dlnjax.optim._retract import Last
 
@@ -110,18 +110,15 @@ def wolfe_search(
         **extra: Any,
     ) -> tuple[Any, WolfeState]:
         need_params(params, "wolfe_search")
-        if value is None or value_fn is None:
-            raise ValueError("wolfe_search needs the loss: update(..., value=loss, value_fn=loss_fn)")
-        value = jnp.asarray(value)
-        unused = {k: v for k, v in extra.items() if k != "grad"}
+        value, loss = need_loss("wolfe_search", value, value_fn, extra)
 
         def along(t: jax.Array) -> jax.Array:
-            return value_fn(add(params, space.move(params, scale(-t, updates))), **unused)
+            return loss(add(params, space.move(params, scale(-t, updates))))
 
         def phi(t: jax.Array) -> tuple[jax.Array, jax.Array]:
             return jax.jvp(along, (t,), (jnp.ones_like(t),))
 
-        start = _slope(value_fn, params, updates, unused)
+        start = _slope(loss, params, updates)
         noise = 10 * float(jnp.finfo(value.dtype).eps) * jnp.abs(value)
 
         def body(b: _Bracket) -> _Bracket:
@@ -156,9 +153,9 @@ def _guess(state: WolfeState, slope: jax.Array, step_size: float, first: str) ->
     return jnp.where(before < 0, later, jnp.asarray(step_size, slope.dtype))
 
 
-def _slope(value_fn: Callable[..., jax.Array], params: Any, updates: Any, unused: dict) -> jax.Array:
+def _slope(loss: Callable[[Any], jax.Array], params: Any, updates: Any) -> jax.Array:
     """``phi'(0) = -<grad f, u>``."""
-    return -jax.jvp(lambda p: value_fn(p, **unused), (params,), (updates,))[1]
+    return -jax.jvp(loss, (params,), (updates,))[1]
 
 
 class WolfeSearch(Last):
