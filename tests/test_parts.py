@@ -44,11 +44,24 @@ def some_slow(names, quick):
     some_slow([name for name in words.OPTIMIZERS if name not in ("rgd", "gd")], ("heavy_ball", "adam")),
 )
 def test_every_optimizer_trains(name):
-    (row,) = rows(optimizer=name, momentum=0.5, seed=0)
+    (row,) = rows(optimizer=name, momentum=0.5, seed=0, engine="layers")
     assert row["final_distance"] < 0.2 * row["curve_distance"][0]
     assert row["orthonormality_error"] < (1e-12 if words.OPTIMIZERS[name].exact else 0.05)
     assert (row["predicted_factor"] is None) == (name != "heavy_ball")
     assert row["momentum"] == (0.5 if words.OPTIMIZERS[name].momentum else 0.0)
+
+
+def test_the_reduction_carries_the_momentum_of_heavy_ball():
+    found = rows(optimizer="heavy_ball", momentum=[0.3, 0.7], seed=0, depth=[2, 4], engine="both")
+    by = {(row["depth"], row["momentum"], row["engine"]): row for row in found}
+    assert len(by) == 8
+    assert [cell.engine for cell in spec.grid(**BASE, optimizer="heavy_ball").cells()] == 2 * ["reduced"]
+    for depth, momentum in ((2, 0.3), (4, 0.3), (2, 0.7), (4, 0.7)):
+        one, two = by[depth, momentum, "layers"], by[depth, momentum, "reduced"]
+        gap = np.subtract(one["curve_distance"], two["curve_distance"])
+        np.testing.assert_allclose(gap, 0, atol=1e-12 * one["curve_distance"][0])
+        for name in ("predicted_factor", "step_max", "eigenvalue_max", "iterations"):
+            assert one[name] == pytest.approx(two[name], rel=1e-9), name
 
 
 def slope(row):

@@ -178,7 +178,7 @@ MISTAKES = {
     "reduced with gd": (
         swap('engine = "layers"', 'engine = "reduced"\noptimizer = ["rgd", "gd"]'),
         "base.engine",
-        '"reduced" is exact for optimizer "rgd" only, not for "gd"',
+        '"reduced" is exact for optimizer "rgd" and "heavy_ball" only, not for "gd"',
     ),
     "raw teacher": (swap("width = [4]", 'width = 4\ndata = "raw"'), "base.data", '"raw" needs data'),
     "few records": (swap("records = 128", "records = 127"), "record.records", "127 is below 128"),

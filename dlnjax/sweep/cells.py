@@ -295,7 +295,7 @@ class Sweep:
         cell = Cell(study=self.study, precision=self.precision, content=self._content, **point)
         if cell.engine not in ("auto", "both"):
             return [cell]
-        exact = cell.optimizer == "rgd" and cell.retraction == "polar" and not self.is_general(cell)
+        exact = row.reduced and cell.retraction == "polar" and not self.is_general(cell)
         if exact and cell.engine == "both":
             return [replace(cell, engine=engine) for engine in ("layers", "reduced")]
         return [replace(cell, engine="reduced" if exact else "layers")]
@@ -308,7 +308,8 @@ class Sweep:
 
     def is_general(self, cell: Cell) -> bool:
         """Whether a cell asks for more than plain linear networks: see ``dlnjax.sweep.parts``."""
-        plain = cell.optimizer in ("rgd", "gd") and cell.start in ("near", "haar")
+        fast = cell.optimizer == "gd" or words.optimizer(cell.optimizer).reduced
+        plain = fast and cell.start in ("near", "haar")
         return self.special or not plain or any(getattr(cell, name) != PLAIN[name] for name in PLAIN)
 
 

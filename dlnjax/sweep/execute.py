@@ -36,7 +36,7 @@ from dlnjax.sweep import (
 from dlnjax.sweep.cells import Cell, Sweep
 from dlnjax.sweep.checkpoint import Room
 from dlnjax.sweep.instance import TwoLayer
-from dlnjax.sweep.parts import general
+from dlnjax.sweep.parts import general, words
 from dlnjax.sweep.parts.general import RETRACTIONS
 from dlnjax.sweep.plan import Program, Shard
 from dlnjax.sweep.settings import Settings
@@ -47,6 +47,7 @@ class Steps(NamedTuple):
 
     size: jax.Array
     scales: reduced.LayerScales
+    momentum: jax.Array
 
 
 class Way(NamedTuple):
@@ -222,7 +223,7 @@ def _ahead(sweep: Sweep, following: Shard) -> None:
         with _precision(sweep):  # it is a thread's own
             shared, shapes = instance.shapes(sweep, lead, shard.batch)
             column: Any = jax.ShapeDtypeStruct((shard.batch,), jnp.dtype(shard.program.precision))
-            steps = Steps(column, reduced.LayerScales(column, column, column))
+            steps = Steps(column, reduced.LayerScales(column, column, column), column)
             _compiled(sweep, shard, shared, (*shapes, steps, jax.ShapeDtypeStruct((), jnp.int32)))
 
     compiling.begin(_named(sweep, shard), build)
@@ -308,9 +309,13 @@ def _layers(
 
 
 def _optimizer(program: Program, steps: Steps):
+    scales: Any = tuple(steps.scales)
     if program.optimizer == "gd":
-        return optim.gd(steps.size, scales=tuple(steps.scales))
-    return optim.rgd(steps.size, scales=tuple(steps.scales), retraction=RETRACTIONS[program.retraction])
+        return optim.gd(steps.size, scales=scales)
+    retraction = RETRACTIONS[program.retraction]
+    if program.optimizer == "heavy_ball":
+        return optim.heavy_ball(steps.size, steps.momentum, scales=scales, retraction=retraction)
+    return optim.rgd(steps.size, scales=scales, retraction=retraction)
 
 
 def _reduced(
@@ -318,7 +323,8 @@ def _reduced(
 ) -> train.Engine:
     """One cell by the exact reduction; the middle layers, and so ``key``, do not matter."""
     network = reduced.Reduced(start.first, start.frame, depth)
-    engine = reduced.prepare(network, problem, step_size=steps.size, scales=steps.scales)
+    momentum = steps.momentum if words.optimizer(program.optimizer).momentum else None
+    engine = reduced.prepare(network, problem, step_size=steps.size, scales=steps.scales, momentum=momentum)
 
     def finish(carry) -> TwoLayer:
         ended = engine.finish(carry)
@@ -340,7 +346,8 @@ def _trained_frame(ended: chunks.Ended, depth: int) -> list[np.ndarray]:
 
 
 def _steps(chosen: Settings, column: Callable[[np.ndarray], jax.Array]) -> Steps:
-    return Steps(column(chosen.step_size), reduced.LayerScales(*map(column, chosen.scales)))
+    scales = reduced.LayerScales(*map(column, chosen.scales))
+    return Steps(column(chosen.step_size), scales, column(chosen.momentum))
 
 
 def _plain(engine: Callable[..., train.Engine], leaves: Callable[..., list[np.ndarray]]) -> Way:

@@ -15,6 +15,7 @@ import numpy as np
 from dlnjax._types import Rate, Status, Trace
 from dlnjax.sweep.cells import Cell, Sweep
 from dlnjax.sweep.instance import Instances, TwoLayer
+from dlnjax.sweep.parts import words
 from dlnjax.sweep.settings import Settings, at_step, cell_scales, first_is_known, unit_rate
 from dlnjax.theory import guarantee
 
@@ -58,7 +59,7 @@ def _host(kind: Any, tree: Any, count: int) -> Any:
 def _rates_found(sweep, cells, instances, chosen, ended, status: np.ndarray) -> Rate | None:
     """The rates at the solutions found; where a solution is unique up to rotations, those predicted before."""
     lead = cells[0]
-    if lead.optimizer != "rgd":
+    if not words.optimizer(lead.optimizer).reduced:
         return None  # the layers do not stay orthonormal: the operator of the start does not apply
     converged = np.flatnonzero(status == Status.CONVERGED)
     if first_is_known(lead, instances) or not converged.size:
@@ -67,7 +68,7 @@ def _rates_found(sweep, cells, instances, chosen, ended, status: np.ndarray) -> 
     rates = Rate(*(np.array(column) for column in chosen.predicted))
     for i in converged.tolist():
         unit = unit_rate(sweep, lead, here, i, cell_scales(chosen.scales, i))
-        for column, value in zip(rates, at_step(unit, float(chosen.step_size[i])), strict=True):
+        for column, value in zip(rates, at_step(unit, chosen.step_size[i], chosen.momentum[i]), strict=True):
             column[i] = value
     return rates
 
@@ -137,7 +138,7 @@ def _predictions(rates: Rate | None, chosen: Settings, count: int) -> dict[str, 
     }
     if rates is not None:
         found["predicted_factor"] = rates.factor
-        found |= {name: getattr(rates, name) for name in _PREDICTED}
+        found |= {name: np.ma.masked_invalid(getattr(rates, name)) for name in _PREDICTED}
     return found
 
 

@@ -21,7 +21,7 @@ from dlnjax.problem import Quadratic
 from dlnjax.reduced import LayerScales
 from dlnjax.sweep.cells import Cell, Sweep
 from dlnjax.sweep.instance import Instances
-from dlnjax.theory import rates
+from dlnjax.theory import momentum, rates
 
 #: Steps beyond the predicted ones: a start far from the solution has a transient of its own.
 MARGIN = {"near": 1.1, "haar": 1.3}
@@ -42,12 +42,14 @@ class Settings(NamedTuple):
     Attributes:
       step_size: ``(B,)`` mu.
       scales: ``(B,)`` each: multipliers of the first, each middle and the last layer.
+      momentum: ``(B,)`` beta, 0 where the optimizer has none.
       predicted: the rates at these step sizes, ``(B,)`` each.
       interval: steps between records, for the whole shard.
     """
 
     step_size: np.ndarray
     scales: Scales
+    momentum: np.ndarray
     predicted: Rate
     interval: int
 
@@ -57,11 +59,12 @@ def resolve(sweep: Sweep, cells: Sequence[Cell], instances: Instances) -> Settin
     scales = _scales(sweep, cells, instances)
     units = _unit_rates(sweep, cells, instances, scales)
     sizes = _step_sizes(cells, units, instances.unit)
-    predicted = at_step(units, sizes)
+    momenta = np.array([cell.momentum for cell in cells])
+    predicted = at_step(units, sizes, momenta)
     steps = _num_steps(sweep, cells[0], predicted.factor)
     records = sweep.record.records
     interval = max(1, min(math.ceil(steps / records), sweep.record.max_steps // records))
-    return Settings(sizes, scales, predicted, interval)
+    return Settings(sizes, scales, momenta, predicted, interval)
 
 
 def cell_scales(scales: Scales, i: int) -> LayerScales:
@@ -134,11 +137,15 @@ def _teacher_rate(
     return rates.closed_form(values, dims=dims, step_size=1.0, scales=scales)
 
 
-def at_step(rate: Rate, step_size: np.ndarray | float) -> Rate:
-    """Rates known at ``mu = 1``, at other step sizes."""
+def at_step(rate: Rate, step_size: np.ndarray | float, beta: np.ndarray | float = 0.0) -> Rate:
+    """Rates known at ``mu = 1`` without momentum, at other step sizes and heavy ball's beta."""
     low, high = rate.eigenvalue_min * step_size, rate.eigenvalue_max * step_size
-    factor = np.maximum(np.abs(1 - low), np.abs(1 - high))
-    return rate._replace(factor=factor, eigenvalue_min=low, eigenvalue_max=high)
+    factor = np.maximum(momentum.mode_factor(low, beta), momentum.mode_factor(high, beta))
+    best = np.where(np.asarray(beta) > 0, np.nan, rate.step_optimal)  # with momentum it is another momentum's
+    edge = (1 + np.asarray(beta)) * rate.step_max
+    return rate._replace(
+        factor=factor, eigenvalue_min=low, eigenvalue_max=high, step_max=edge, step_optimal=best
+    )
 
 
 def _step_sizes(cells: Sequence[Cell], units: Rate, unit: float) -> np.ndarray:

@@ -23,8 +23,8 @@ class Best(NamedTuple):
     step_size: float
 
 
-def mode_factor(eigenvalue: Any, momentum: float) -> np.ndarray:
-    """Modulus of the larger root of ``z^2 - (1 + beta - lambda) z + beta``, over an array of eigenvalues."""
+def mode_factor(eigenvalue: Any, momentum: Any) -> np.ndarray:
+    """Modulus of the larger root of ``z^2 - (1 + beta - lambda) z + beta``, over arrays of eigenvalues and momenta."""
     trace = 1 + momentum - np.asarray(eigenvalue, dtype=np.float64)
     square = trace**2 - 4 * momentum
     real = (np.abs(trace) + np.sqrt(np.maximum(square, 0))) / 2

@@ -18,7 +18,7 @@ Values = Mapping[str, Any]
 #: What the two-layer reduction is exact for.
 _REDUCED = {
     "retraction": ("polar",),
-    "optimizer": ("rgd",),
+    "optimizer": tuple(name for name, row in words.OPTIMIZERS.items() if row.reduced),
     "start": ("near", "haar"),
     "activation": ("linear",),
     "free": ("first",),

@@ -22,6 +22,7 @@ class Optimizer:
       exact: constrained layers are orthonormal at every step, by a retraction; else only in the end.
       momentum: reads the key ``momentum``.
       padded: leaves identity layers without a gradient exactly as they are, so that one program serves all depths.
+      reduced: the exact two-layer reduction has its steps, with the polar retraction (``dlnjax.reduced``).
     """
 
     make: Callable[[Any, Any, Any], Any]
@@ -29,6 +30,7 @@ class Optimizer:
     exact: bool = True
     momentum: bool = False
     padded: bool = False
+    reduced: bool = False
 
 
 def _named(s: Any) -> dict[str, Any]:
@@ -48,9 +50,10 @@ def _near(s: Any) -> dict[str, Any]:
 
 #: A further recipe of ``dlnjax.optim`` is a further line.
 OPTIMIZERS: Mapping[str, Optimizer] = {
-    "rgd": Optimizer(lambda optim, optax, s: optim.rgd(s.size, **_named(s)), padded=True),
+    "rgd": Optimizer(lambda optim, optax, s: optim.rgd(s.size, **_named(s)), padded=True, reduced=True),
     "heavy_ball": Optimizer(
-        lambda optim, optax, s: optim.heavy_ball(s.size, s.momentum, **_named(s)), momentum=True, padded=True
+        lambda optim, optax, s: optim.heavy_ball(s.size, s.momentum, **_named(s)),
+        momentum=True, padded=True, reduced=True,
     ),
     "nesterov": Optimizer(
         lambda optim, optax, s: optim.nesterov(s.size, s.momentum, **_named(s)), momentum=True, padded=True
