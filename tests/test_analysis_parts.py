@@ -80,12 +80,16 @@ def run(depth, step, count, name="rgd", seed=0, **more):
 def test_algorithms_are_tuned_over_one_grid():
     grid = [run(16, step, count) for step, count in ((0.1, 1000), (0.3, None))]
     grid += [run(16, step, count, "heavy_ball") for step, count in ((0.1, 700), (0.3, 400))]
+    grid += [run(16, 0.1, 1050, "landing"), run(16, 0.1, 1200, "pogo")]
     grid += [run(16, 0.1, 1100, "gd"), run(16, 0.1, 1100, "gd", 1), run(16, 0.9, 300, rule="optimal")]
     found = verdicts("algorithms", *grid, run(16, 0.1, None, "gd", 5) | {"start": "gaussian"})
     assert found["RGD and GD from one orthonormal start need about the same steps at mu = 0.1"] == (
         "holds",
         "N = 16: 1000 and 1100",
     )
+    name = "RGD and {} need the same steps at mu = 0.1"
+    assert found[name.format("landing")] == ("holds", "N = 16: 1000 and 1050")
+    assert found[name.format("pogo")] == ("fails", "N = 16: 1000 and 1200")
     assert found["heavy_ball, tuned, needs fewer steps than RGD at N = 16"] == ("holds", "400 against 1000")
     assert found["rgd: fewest steps (median), and the step size"][1] == "N = 16: 1000 at 0.1"
     assert found["gd, gaussian: fewest steps (median), and the step size"][1] == "N = 16: none"

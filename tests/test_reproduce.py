@@ -121,6 +121,26 @@ def test_the_same_again_is_exit_code_zero(places):
     assert "--set" not in told[0]
 
 
+def test_times_are_kept_with_what_was_compiled(places):
+    root, words, _ = places
+    before = ",".join(reproduce.Told._fields) + "\nother,7,1.0,0,0.0,0.0,0\n"
+    told = [{"programs": 3, "seconds": 1.25, "waited": 0.5}, {"programs": 1, "seconds": 1.0, "waited": 0.0}]
+    (root / "results" / "times.csv").write_text(before)
+
+    def compiled():
+        (root / "made").mkdir(exist_ok=True)
+        (root / "made" / "manifest.json").write_text(json.dumps({"compilations": told}))
+        return reproduce._compiled(root / "made")
+
+    assert compiled() == (4, 2.25, 0.5)
+    assert "study  seconds  programs" in call("reproduce", *words)[1]
+    (row,) = tables.read_csv(root / "new" / "times.csv")
+    assert (row["study"], row["rows"], row["programs"], row["moved"]) == ("demo", 3, 0, 0)
+    assert (root / "results" / "times.csv").read_text() == before
+    call("reproduce", "--update", *words)
+    assert [row["study"] for row in tables.read_csv(root / "results" / "times.csv")] == ["demo", "other"]
+
+
 def test_what_moved_is_told_and_kept_only_on_request(places, folder):
     root, words, _ = places
     shutil.rmtree(root / "results" / "demo")

@@ -28,6 +28,10 @@ TOLERANCE = {
         ("step_size", "eigenvalue_min", "eigenvalue_max", "step_max", "step_optimal"), (0.0, 1e-6)
     ),
     **dict.fromkeys(("iterations", "predicted_iterations", "num_steps"), (1.0, 0.01)),
+    **dict.fromkeys(
+        ("train_accuracy", "test_accuracy", "optimum_accuracy"), (0.006, 0.0)
+    ),  # two of 360 samples
+    "accuracy_steps": (1.0, 0.1),
     "orthonormality_error": (1e-11, 10.0),
     "final_distance": (1e-9, 10.0),
     "final_loss": (1e-9, 100.0),

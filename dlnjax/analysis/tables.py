@@ -46,6 +46,10 @@ COLUMNS = (
     "num_steps", "interval", "first_bad_step", "final_loss", "final_distance", "orthonormality_error",
     "reason",
 )  # fmt: skip
+#: Columns of studies that hold samples out.
+ACCURACIES = ("train_accuracy", "test_accuracy", "optimum_accuracy", "accuracy_steps")
+#: A run is as good as it gets once its test accuracy stays within this of the last one.
+_GOOD_ENOUGH = 0.01
 #: Units and meaning of what the table's metadata does not say.
 UNITS = {
     "measured_factor": "error factor per step",
@@ -53,6 +57,7 @@ UNITS = {
     "measured_high": "error factor per step",
     "predicted_iterations": "steps",
     "engine_gap": "Frobenius norm",
+    "accuracy_steps": "steps",
     "window_first": "steps",
     "window_last": "steps",
 }
@@ -108,7 +113,7 @@ def split(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
 def to_csv(rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> str:
     """Rows as CSV text: full precision, an empty field where a thing does not apply; parts where some cell has them."""
     parts = [n for n, plain in PARTS.items() if any(row.get(n, plain) != plain for row in rows)]
-    parts += ["engine_gap"] if any(row.get("engine_gap") is not None for row in rows) else []
+    parts += [n for n in ("engine_gap", *ACCURACIES) if any(row.get(n) is not None for row in rows)]
     columns = [*columns, *(name for name in parts if name not in columns)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -221,8 +226,18 @@ def _measured(row: Row, tolerance: float) -> Row:
         "window_first": fit.first,
         "window_last": fit.last,
         "predicted_iterations": _iterations(predicted, tolerance),
+        "accuracy_steps": _accuracy_steps(row),
         "reason": "; ".join(why for why in (row.get("reason"), fit.reason) if why) or None,
     }
+
+
+def _accuracy_steps(row: Row) -> int | None:
+    """The first recorded step from which on the test accuracy stays near the last one; None without one."""
+    curve = row.get("curve_test_accuracy")
+    if curve is None or row["status"] in ("diverged", "failed"):
+        return None
+    off = np.flatnonzero(~(np.abs(curve - curve[-1]) <= _GOOD_ENOUGH))
+    return int(row["curve_step"][off[-1] + 1 if off.size else 0])
 
 
 def _fit(row: Row) -> rates.Fit:

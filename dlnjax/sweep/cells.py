@@ -57,6 +57,7 @@ class Problem:
       function: name of a user's own problem (``parts.own``).
       samples: inputs drawn for a teacher whose problem needs some (activations, mini-batches, noise, logistic).
       condition: ratio of the extreme weights of the loss ``weighted``.
+      held_out: the part of the samples that no step sees (``data.parts``), in [0, 1); 0 trains on all.
     """
 
     kind: str
@@ -68,6 +69,7 @@ class Problem:
     function: str | None = None
     samples: int = 200
     condition: float = 4.0
+    held_out: float = 0.0
 
 
 @dataclass(frozen=True)

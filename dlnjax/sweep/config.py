@@ -198,11 +198,15 @@ class Reader:
     def _file(self, values: dict[str, Any]) -> None:
         """Read the user's data: complain about all that is wrong with it, or note its digest."""
         try:
-            found = data.digest(*data.read_npz(values["path"]))
+            x, y = data.read_npz(values["path"])
         except data.DataError as error:
             for reason in error.reasons:
                 self.complain("problem.path", f'"{one_line(values["path"], 400)}" {reason}')
             return
+        found = data.digest(x, y)
+        if values["held_out"] not in (0.0, _BAD) and not data.labelled(y):
+            text = f"{values['held_out']:g} needs labels, of two samples at least; y has targets"
+            self.complain("problem.held_out", f"{text}; give y of shape (samples,), or remove this line")
         if values["digest"] not in (None, _BAD, found):
             text = f"{show(values['digest'])} is not the digest of the file's data, {found}"
             self.complain("problem.digest", f"{text}; give the original file or remove this line")

@@ -58,6 +58,29 @@ def arrays(problem: Problem) -> tuple[Any, Any]:
     raise ValueError(f"a problem of kind {problem.kind!r} has no data; give digits, mnist or file")
 
 
+def parts(problem: Problem) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
+    """The samples that are trained on, and those held out (None where a problem holds none out).
+
+    Which ones is fixed once for all: the first ``held_out * n`` (rounded, at least one) of the permutation of n that
+    numpy's legacy generator gives with seed 0, whose numbers are the same in all versions.
+    """
+    import numpy as np
+
+    x, y = arrays(problem)
+    if not problem.held_out:
+        return (x, y), None
+    count = x.shape[1]
+    order = np.random.RandomState(0).permutation(count)
+    cut = min(max(1, round(problem.held_out * count)), count - 1)
+    kept, held = np.sort(order[cut:]), np.sort(order[:cut])
+    return (x[:, kept], y[:, kept]), (x[:, held], y[:, held])
+
+
+def labelled(y: Any) -> bool:
+    """Whether targets ``(d_N, n)`` are labels: one 1 a column, else 0, of two samples at least."""
+    return y.shape[1] > 1 and bool(((y == 0) | (y == 1)).all() and (y.sum(axis=0) == 1).all())
+
+
 def read_npz(path: str) -> tuple[Any, Any]:
     """The arrays ``x`` (samples, features) and ``y`` (samples,) or (samples, targets) of a file, as columns.
 

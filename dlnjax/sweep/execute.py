@@ -21,7 +21,9 @@ import pyarrow as pa
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dlnjax import layerwise, optim, reduced, train
+from dlnjax._linalg import matmul
 from dlnjax.sweep import (
+    accuracy,
     blocks,
     chunks,
     compiling,
@@ -305,7 +307,7 @@ def _layers(
         params = engine.finish(carry)
         return TwoLayer(params[0], reduced.frame(params, depth))
 
-    return engine._replace(finish=finish)
+    return _in_two_layers(engine, problem, finish)
 
 
 def _optimizer(program: Program, steps: Steps):
@@ -330,7 +332,17 @@ def _reduced(
         ended = engine.finish(carry)
         return TwoLayer(ended.first, ended.frame)
 
-    return engine._replace(finish=finish)
+    return _in_two_layers(engine, problem, finish)
+
+
+def _in_two_layers(engine: train.Engine, problem, finish: Callable[[Any], TwoLayer]) -> train.Engine:
+    """The engine with its end in two-layer form, and what the product tells at every record."""
+
+    def product(carry) -> jax.Array:
+        ended = finish(carry)
+        return matmul(ended.frame, ended.first)
+
+    return accuracy.reported(engine, problem, product)._replace(finish=finish)
 
 
 def _trained_layers(ended: chunks.Ended, depth: int) -> list[np.ndarray]:

@@ -18,7 +18,7 @@ from dlnjax import initial, problem, stiefel
 from dlnjax._linalg import matmul, transpose
 from dlnjax.problem import Quadratic
 from dlnjax.scales import spectral_norm_squared
-from dlnjax.sweep import compiling, data
+from dlnjax.sweep import accuracy, compiling, data
 from dlnjax.sweep.cells import Cell, Problem, Sweep
 
 # Streams drawn from a cell's key; the order is part of the results.
@@ -163,12 +163,19 @@ def _from_data(
     spec: Problem, treatment: str, width: int, precision: str
 ) -> tuple[Quadratic, TwoLayer, int, float]:
     """The problem of a data set, its best two-layer solution of this width, numerical rank and step unit."""
-    x, y = (jnp.asarray(array, precision) for array in data.arrays(spec))
+    (x, y), held_out = data.parts(spec)
+    x, y = jnp.asarray(x, precision), jnp.asarray(y, precision)
     coordinates = problem.whiten if treatment == "whitened" else problem.principal
-    square, _ = coordinates(x, y)
+    square, new = coordinates(x, y)
     rank = square.target.shape[1]
     unit = 1.0 if square.covariance is None else float(1 / square.covariance[0])
     square = problem.with_optimum(square, width)
+    if held_out is not None:
+        seen, other = (
+            accuracy.labelled(matmul(new, jnp.asarray(a, precision)), jnp.asarray(b, precision))
+            for a, b in ((x, y), held_out)
+        )
+        square = accuracy.classified(square, seen, other)
     return square, _factorise(square.optimum, width), rank, unit
 
 

@@ -211,6 +211,7 @@ CLAIMS = (
     "initialisation",
     "losses",
     "noise",
+    "accuracy",
 )
 GENERAL_FIGURES = ("error_curves", "rate_against_depth", "stability_edge")
 FIGURES = (
@@ -221,6 +222,7 @@ FIGURES = (
     "step_grid",
     "steps_to_tolerance",
     "noise_floor",
+    "accuracy",
 )
 
 TOP: Mapping[str, Key] = {
@@ -231,6 +233,8 @@ TOP: Mapping[str, Key] = {
     "figures": Key(Words(FIGURES), GENERAL_FIGURES),
 }
 KIND = Key(Word(("teacher", "digits", "mnist", "file", "own")))
+#: Of data: the part of the samples that is only looked at.
+_HELD_OUT = Key(Real(below=1, zero=True), 0.0)
 #: The further keys of ``[problem]``, by kind.
 PROBLEMS: Mapping[str, Mapping[str, Key]] = {
     "teacher": {
@@ -240,11 +244,12 @@ PROBLEMS: Mapping[str, Mapping[str, Key]] = {
         "samples": Key(Whole(1, 1_000_000), 200),
         "condition": Key(Real(), 4.0),
     },
-    "digits": {},
-    "mnist": {},
+    "digits": {"held_out": _HELD_OUT},
+    "mnist": {"held_out": _HELD_OUT},
     "file": {
         "path": Key(Text("the path of a .npz file with arrays x and y", r"(?s)[^\0]+")),
         "digest": Key(Text("the 64 hex digits of the data's sha256, or leave it out", r"[0-9a-f]{64}"), None),
+        "held_out": _HELD_OUT,
     },
     "own": {
         "function": Key(

@@ -1,4 +1,4 @@
-"""What a user's metrics recorded, in the store: a column with the last value, and a curve beside the others.
+"""What accuracies and a user's metrics recorded, in the store: a column with the last value, and a curve.
 
 The columns stand in the shard's own file, under the names that the metrics gave: ``name`` and ``curve_name``.
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from dlnjax.analysis.claims._claim import TOLERANCE, Claim, Outside, agrees, deviation, made, plain, to_rows
+from dlnjax.analysis.claims.accuracy import accuracy
 from dlnjax.analysis.claims.depth import flat, loglog_slope, slopes
 from dlnjax.analysis.claims.edge import edges, switch
 from dlnjax.analysis.claims.engines import engines
@@ -54,6 +55,7 @@ CLAIMS: dict[str, Callable[[Sequence[Row]], list[Claim]]] = {
     "initialisation": initialisation,
     "losses": losses,
     "noise": noise,
+    "accuracy": accuracy,
 }
 #: What a config claims that names none.
 GENERAL = ("converged", "predicted", "guaranteed", "flat", "slope", "spectrum", "engines", "edge")

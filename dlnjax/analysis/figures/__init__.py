@@ -13,6 +13,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from dlnjax.analysis.figures.accuracy import accuracy
 from dlnjax.analysis.figures.edge import stability_edge
 from dlnjax.analysis.figures.error import error_curves
 from dlnjax.analysis.figures.gallery import (
@@ -32,6 +33,7 @@ from dlnjax.analysis.style import save
 __all__ = [
     "GENERAL",
     "STUDY",
+    "accuracy",
     "balancedness",
     "cost_against_depth",
     "error_curves",
@@ -60,6 +62,7 @@ STUDY: dict[str, Callable[[Any], Figure | None]] = {
     "step_grid": step_grid,
     "steps_to_tolerance": steps_to_tolerance,
     "noise_floor": noise_floor,
+    "accuracy": accuracy,
 }
 #: Those drawn where a config names none.
 GENERAL = ("error_curves", "rate_against_depth", "stability_edge")

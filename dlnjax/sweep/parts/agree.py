@@ -38,7 +38,7 @@ def mistakes(grid: Values, problem: Values) -> list[Mistake]:
       grid: every grid key with its tuple of checked values, empty where these had mistakes of their own.
       problem: the keys of ``[problem]`` that were fine, and ``metrics``.
     """
-    rules = (_rank, _reduced, _lists, _starts, _losses, _samples, _rates, _raw, _user)
+    rules = (_rank, _reduced, _lists, _starts, _losses, _samples, _rates, _raw, _held_out, _user)
     return [found for rule in rules for found in rule(grid, problem)]
 
 
@@ -145,6 +145,17 @@ def _raw(grid: Values, problem: Values) -> Iterator[Mistake]:
     if "raw" in grid["data"] and problem.get("kind") in ("teacher", "own"):
         whose = "a teacher" if problem["kind"] == "teacher" else "a problem of your own"
         yield "data", f'"raw" needs data, {whose} has none; remove it or give "whitened"'
+
+
+def _held_out(grid: Values, problem: Values) -> Iterator[Mistake]:
+    """Accuracy is that of the product, a network without activations; steps on samples take all there are."""
+    if not problem.get("held_out"):
+        return
+    for name in ("activation", "batch_size", "label_noise"):
+        wrong = [value for value in grid[name] if value not in ("linear", 0, 0.0)]
+        if wrong:
+            text = f"{show(wrong[0])} does not go with problem.held_out"
+            yield name, f"{text}; remove one of the two"
 
 
 def _user(grid: Values, problem: Values) -> Iterator[Mistake]:

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dlnjax import optim, stiefel, train
+from dlnjax import network, optim, stiefel, train
 from dlnjax._types import Params, Rate, Status, Trace
 from dlnjax.reduced import LayerScales
-from dlnjax.sweep import instance, rows
+from dlnjax.sweep import accuracy, instance, rows
 from dlnjax.sweep.cells import Cell, Sweep
 from dlnjax.sweep.parts import forecast, layers, own, problems, words
 
@@ -197,7 +197,9 @@ def engine(
 
     def report(carry, step):
         record = train.measure(carry[0], measured, step, form.constrained, **options)
-        return record._replace(extra=_measured(metrics, carry[0], record.loss)) if metrics else record
+        told = accuracy.accuracies(measured, lambda: network.end_to_end(carry[0], **options))
+        told |= _measured(metrics, carry[0], record.loss)
+        return record._replace(extra=told) if told else record
 
     return made._replace(report=report)
 

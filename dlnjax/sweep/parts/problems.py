@@ -113,7 +113,7 @@ def _inputs(keys: jax.Array, width: int, count: int, dtype) -> jax.Array:
 @lru_cache(maxsize=4)
 def _white(spec: Spec, precision: str) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Data with ``X X^T = n I``: inputs ``(rank, n)``, labels, and the least-squares product."""
-    x, y = (jnp.asarray(array, precision) for array in data.arrays(spec))
+    x, y = (jnp.asarray(array, precision) for array in data.parts(spec)[0])
     square, whitening = problem.whiten(x, y)
     root = x.shape[1] ** 0.5
     return root * matmul(whitening, x), y, square.target / root
