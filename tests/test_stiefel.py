@@ -250,6 +250,40 @@ def svd_polar(x):
     return u @ vt
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-6), (np.float64, 1e-14)])
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5), (4, 4)], ids=str)
+def test_partial_isometry_of_known_factors(dtype, tolerance, shape):
+    """Of every rank, and at scales whose square is not a float32."""
+    rng = np.random.default_rng(4)
+    u, v = (oracles.polar_factor(rng.standard_normal((k, k))) for k in shape)
+    ranks = range(min(shape) + 1)
+    scales = [1.0, 1e-30, 1e30, 1.0, 1.0]
+    given = [scales[r] * (u[:, :r] * np.linspace(1, 0.2, r)) @ v[:, :r].T for r in ranks]
+    found = jax.jit(stiefel.partial_isometry)(jnp.asarray(given, dtype))
+    assert found.dtype == dtype
+    assert np.all(np.linalg.norm(found, 2, axis=(-2, -1)) <= 1 + tolerance)
+    for r, one in zip(ranks, found, strict=True):
+        left, right = u[:, :r], v[:, :r]
+        np.testing.assert_allclose(left.T @ np.asarray(one) @ right, np.eye(r), atol=tolerance)
+    assert np.all(found[0] == 0)
+
+
+def test_partial_isometry_keeps_skew_skew_spans_many_scales_and_differentiates():
+    rng = np.random.default_rng(5)
+    run = jax.jit(stiefel.partial_isometry)
+    given = rng.standard_normal((2, 4, 4))
+    found = run(given - given.swapaxes(-1, -2))
+    np.testing.assert_allclose(found, -jnp.swapaxes(found, -1, -2), atol=1e-14)
+    for dtype, span in [(np.float32, 5), (np.float64, 10)]:
+        wide = given[0] @ np.diag(np.logspace(0, -span, 4)) @ given[1]
+        s = np.linalg.svd(run(jnp.asarray(wide, dtype)), compute_uv=False)
+        np.testing.assert_allclose(s, 1, atol=10 * np.finfo(dtype).eps)
+    x, along, h = given[0], given[1], 1e-5
+    difference = (oracles.polar_factor(x + h * along) - oracles.polar_factor(x - h * along)) / (2 * h)
+    derivative = jax.jvp(jax.jit(stiefel.partial_isometry), (x,), (along,))[1]
+    np.testing.assert_allclose(derivative, difference, atol=1e-7)
+
+
 @pytest.mark.parametrize("shape", [(6, 3), (5, 5), (3, 6)], ids=str)
 def test_polar_derivative_against_differences_and_the_svd(shape):
     rng = np.random.default_rng(0)

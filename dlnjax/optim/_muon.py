@@ -1,136 +1,77 @@
 r"""Muon on the manifold: the tangent step that gains most among those of spectral norm one.
 
 Muon replaces a gradient by its polar factor, the steepest step under the spectral norm where nothing is constrained. On
-the manifold the step must also be tangent, ``max <G, Phi>`` over ``||Phi||_2 <= 1``, ``W^T Phi + Phi^T W = 0``, a
-convex problem without a closed form for tall W. Its dual ``min ||R + W L||_*`` over symmetric L is smoothed to
-``||[R + W L; e I]||_*``, whose gradient is the top block of a polar factor, and solved by trust-region
-Newton while e falls; the next start is extrapolated along the path, which is what keeps the few steps few where the
-optimum loses rank. The error is of second order in e, so ``e = sqrt(eps)`` is enough and single precision bears it.
+the manifold the step must also be tangent,
+
+    max <G, Phi>  over  ||Phi||_2 <= 1,  W^T Phi + Phi^T W = 0,
+
+which has a closed form. Every tangent Phi is ``S W`` with S skew (n x n), and S can be chosen with ``||S||_2 =
+||Phi||_2``: in a basis that begins with W its first columns are those of Phi, its first rows their negative transpose,
+a completion of the rest without a greater norm exists (Parrott 1978), and its skew part is one too. So the problem is
+``max <skew(G W^T), S>`` over skew S of norm one. The partial isometry of ``skew(G W^T)`` attains it, being skew itself:
+
+    Phi = isometry(skew(G W^T)) W,    <G, Phi> = ||skew(G W^T)||_*.
+
+In words: the steepest rotation. For square W it is the known ``W isometry(skew(W^T G))``.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from dlnjax import stiefel
-from dlnjax._linalg import frobenius, matmul, sym, transpose
+from dlnjax._linalg import matmul, skew, transpose
 from dlnjax._types import Retraction
 from dlnjax.optim._leaves import Axes, map_matrices
 from dlnjax.optim._momentum import transport_momentum
-from dlnjax.optim._product import inner
 from dlnjax.optim._retract import retract
 from dlnjax.optim._select import Labels, chain, off, on
 from dlnjax.optim._step import StepSize, scale_by_step
 from dlnjax.optim._tangent import project_to_tangent
-from dlnjax.optim._trust_region import truncated_cg
 
 LENGTHS = ("unit", "dual")
-#: The smoothing falls by this factor once the dual gradient is below ``CENTRED``.
-FALL, CENTRED = 0.5, 0.1
-MAX_STEPS = 100
-
-
-class _Path(NamedTuple):
-    dual: jax.Array  # L
-    gradient: jax.Array  # of the smoothed dual: sym(W^T Phi), the part of Phi that is not tangent
-    smoothing: jax.Array  # e
-    radius: jax.Array  # of the trust region
-    last_dual: jax.Array  # where the level before ended, and its e
-    last_smoothing: jax.Array
-    steps: jax.Array
-    done: jax.Array
 
 
 def spectral_direction(point: jax.Array, gradient: jax.Array) -> jax.Array:
-    r"""``argmax <G, Phi>`` over tangent Phi with ``||Phi||_2 <= 1`` [derived; the problem: Bernstein 2025, "Stiefel"].
+    r"""``argmax <G, Phi>`` over tangent Phi with ``||Phi||_2 <= 1``: ``Phi = isometry(skew(G W^T)) W`` [derived].
 
-    Solved until rounding stops the dual: the value to 1e-8 of the optimum in float64, to 1e-6 in float32; where
-    ``R + W L`` is singular at the optimum of a matrix that is not square (seen for ``n < 2 p``), float32 gives
-    1e-5 of the value and a spectral norm up to 5e-5 above 1. Zero for a zero gradient. Commutes with the gauge. Costs
-    hundreds of polar factors: for small matrices.
+    Value, norm and tangency hold to rounding for every shape and rank; along directions that no gradient pulls, see
+    :func:`dlnjax.stiefel.partial_isometry`. Zero for a zero gradient. Commutes with the gauge. Costs the partial
+    isometry of a skew matrix of ``min(n, 2p)`` rows. The problem: Bernstein 2025 ("Stiefel manifold", Modula
+    docs), who iterates on its dual.
 
     Args:
       point: ``(..., n, p)`` on the manifold.
       gradient: same shape, projected or not.
     """
-    if point.shape[-1] > point.shape[-2]:
+    n, p = point.shape[-2:]
+    if p > n:
         return transpose(spectral_direction(transpose(point), transpose(gradient)))
-    tangent = stiefel.project_tangent(point, gradient)
-    shape = point.shape
-    flat = (x.reshape((-1, *shape[-2:])) for x in (point, tangent))
-    return jax.vmap(_solved)(*flat).reshape(shape)
+    if n <= 2 * p:
+        return matmul(_rotation(matmul(gradient, transpose(point))), point)
+    inner = matmul(transpose(point), gradient)
+    across, aside = _basis_across(point, gradient - matmul(point, inner))
+    blocks = jnp.concatenate([inner, aside], axis=-2)
+    rotation = _rotation(jnp.concatenate([blocks, jnp.zeros_like(blocks)], axis=-1))
+    return matmul(point, rotation[..., :p, :p]) + matmul(across, rotation[..., p:, :p])
 
 
-def _solved(point: jax.Array, tangent: jax.Array) -> jax.Array:
-    n, p = point.shape
-    eps = float(jnp.finfo(point.dtype).eps)
-    final, size = math.sqrt(eps), frobenius(tangent) / math.sqrt(p)
-    tangent = tangent / jnp.where(size > 0, size, 1)
-    eye = jnp.eye(p, dtype=point.dtype)
+def _rotation(weights: jax.Array) -> jax.Array:
+    """The skew S of norm one with the greatest ``<weights, S>``."""
+    return skew(stiefel.partial_isometry(skew(weights)))
 
-    def smoothed(dual: jax.Array, smoothing: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Phi and the smoothed nuclear norm."""
-        stacked = jnp.concatenate([tangent + matmul(point, dual), smoothing * eye])
-        factor = stiefel.project(stacked)
-        return factor[:n], jnp.sum(factor * stacked)
 
-    def gradient(dual: jax.Array, smoothing: jax.Array) -> jax.Array:
-        return sym(matmul(transpose(point), smoothed(dual, smoothing)[0]))
-
-    def body(c: _Path) -> _Path:
-        hessian = jax.linearize(lambda dual: gradient(dual, c.smoothing), c.dual)[1]
-        step = truncated_cg(hessian, c.gradient, c.radius, sym, max_steps=3 * p)
-        new = c.dual + step.step
-        predicted = -inner(c.gradient, step.step) - inner(step.step, step.curved) / 2
-        value, moved = smoothed(c.dual, c.smoothing)[1], smoothed(new, c.smoothing)[1]
-        new_gradient = gradient(new, c.smoothing)
-        ratio = (value - moved) / jnp.where(predicted > 0, predicted, 1)
-        # where the norm no longer resolves the decrease, the gradient decides
-        fine = predicted <= 100 * eps * value
-        before, after = frobenius(c.gradient), frobenius(new_gradient)
-        taken = jnp.where(fine, after < before, ratio > 0.1)
-        good = jnp.where(fine, taken, ratio >= 0.25)
-        wider = jnp.where(step.boundary & ~fine & (ratio > 0.75), 2 * c.radius, c.radius)
-        radius = jnp.where(good, wider, jnp.minimum(c.radius, frobenius(step.step)) / 4)
-        stalled = fine & taken & (after > 0.98 * before) & (before < final)
-        c = c._replace(
-            dual=jnp.where(taken, new, c.dual),
-            gradient=jnp.where(taken, new_gradient, c.gradient),
-            radius=radius,
-        )
-        return _advanced(c, stalled | (radius < 4 * eps))
-
-    def _advanced(c: _Path, over: jax.Array) -> _Path:
-        """The next level, if this one is solved well enough; or the end."""
-        size, last = frobenius(c.gradient), c.smoothing <= final
-        falls = ~last & ((size <= CENTRED) | over)
-        smoothing = jnp.where(falls, jnp.maximum(FALL * c.smoothing, final), c.smoothing)
-        gap = c.smoothing - c.last_smoothing
-        ahead = jnp.where(gap < 0, (smoothing - c.smoothing) / jnp.where(gap < 0, gap, 1), 0)
-        dual = jnp.where(falls, c.dual + ahead * (c.dual - c.last_dual), c.dual)
-        return _Path(
-            dual=dual,
-            gradient=jnp.where(falls, gradient(dual, smoothing), c.gradient),
-            smoothing=smoothing,
-            radius=jnp.where(falls, jnp.ones_like(c.radius), c.radius),
-            last_dual=jnp.where(falls, c.dual, c.last_dual),
-            last_smoothing=jnp.where(falls, c.smoothing, c.last_smoothing),
-            steps=c.steps + 1,
-            done=last & ((size <= 2 * eps) | over),
-        )
-
-    zero, one = jnp.zeros((p, p), point.dtype), jnp.ones((), point.dtype)
-    nothing = size == 0
-    start = _Path(zero, gradient(zero, one), one, one, zero, one, jnp.int32(0), nothing)
-    end = lax.while_loop(lambda c: ~c.done & (c.steps < MAX_STEPS), body, start)
-    found = stiefel.project_tangent(point, smoothed(end.dual, end.smoothing)[0])
-    return jnp.where(nothing, 0, found)
+def _basis_across(point: jax.Array, vector: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Q orthonormal where C has rank and orthogonal to W, and ``Q^T C``: only the span of [W Q] is rotated."""
+    basis = stiefel.partial_isometry(vector)
+    basis = basis - matmul(
+        point, matmul(transpose(point), basis)
+    )  # of what is rounding in C much may lie along W
+    return basis, matmul(transpose(basis), vector)
 
 
 def to_spectral(

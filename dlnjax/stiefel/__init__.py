@@ -9,6 +9,7 @@ from dlnjax.stiefel._cayley import retract_cayley
 from dlnjax.stiefel._exponential import exponential
 from dlnjax.stiefel._hessian import hessian
 from dlnjax.stiefel._infeasible import attraction, kept_near, newton_schulz, relative_gradient
+from dlnjax.stiefel._isometry import partial_isometry
 from dlnjax.stiefel._polar import Polar, polar, project
 from dlnjax.stiefel._retract_polar import retract_polar
 from dlnjax.stiefel._tangent import orthonormality_error, project_tangent, random, transport
@@ -22,6 +23,7 @@ __all__ = [
     "kept_near",
     "newton_schulz",
     "orthonormality_error",
+    "partial_isometry",
     "polar",
     "project",
     "project_tangent",
