@@ -6,6 +6,24 @@ Modules load on first use, so that ``import dlnjax`` pulls in neither JAX nor an
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what a type checker and an editor see
+    from . import (
+        analysis,
+        initial,
+        layerwise,
+        losses,
+        network,
+        optim,
+        problem,
+        reduced,
+        scales,
+        stiefel,
+        sweep,
+        theory,
+        train,
+    )
 
 __all__ = [
     "analysis",

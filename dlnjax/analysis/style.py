@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -141,24 +142,53 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, Any]], *, gap: float
       ends: ``(y in data units, name, colour)`` each.
       gap: least distance between two names, as a fraction of the axes' height.
     """
-    order = sorted(range(len(ends)), key=lambda i: ends[i][0])
-    wanted = [_fraction(axes, ends[i][0]) for i in order]
-    places = _apart(wanted, gap)
-    for i, place, at in zip(order, places, wanted, strict=True):
+    heights = [_fraction(end[0], axes.get_ylim(), axes.get_yscale()) for end in ends]
+    for i, place in zip(_levels(heights), _apart(sorted(heights), gap), strict=True):
         _, name, colour = ends[i]
         axes.annotate(
-            name, (1, at), (1.06, place), "axes fraction", "axes fraction", color=colour, va="center",
-            fontsize=7, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 0,
-                        "relpos": (0, 0.5)},
+            name, (1, heights[i]), (1.06, place), "axes fraction", "axes fraction", color=colour, va="center",
+            fontsize=7, annotation_clip=False, arrowprops=_leader(colour, (0, 0.5)),
         )  # fmt: skip
 
 
-def _fraction(axes: Axes, y: float) -> float:
-    low, high = axes.get_ylim()
-    if axes.get_yscale() == "log":
-        low, high, y = np.log(low), np.log(high), np.log(y)
-    return float(np.clip((y - low) / (high - low), 0, 1))
+def label_below(axes: Axes, ends: Sequence[tuple[float, float, str, Any]], *, gap: float = 0.26) -> None:
+    """Write names in a row at the foot of the axes, below where their lines end, moved apart where they would overlap.
+
+    Args:
+      axes: with their final limits and scales, and nothing in the lowest tenth.
+      ends: ``(x, y, name, colour)`` each, x and y in data units.
+      gap: room for a name, as a fraction of the axes' width.
+    """
+    ends = sorted(ends, key=lambda end: end[0])
+    wanted = [_fraction(end[0], axes.get_xlim(), axes.get_xscale()) for end in ends]
+    places = _apart([min(max(x, gap / 2), 1 - gap / 2) for x in wanted], gap)
+    for (x, y, name, colour), place in zip(ends, places, strict=True):
+        axes.annotate(
+            name, (x, y), (place, 0.015), "data", "axes fraction", color=colour, ha="center", va="bottom",
+            fontsize=7, arrowprops=_leader(colour, (0.5, 0.9)),
+        )  # fmt: skip
+
+
+def _leader(colour: Any, place: tuple[float, float]) -> dict[str, Any]:
+    """A thin line from this place of a name's box (not from where the box ends) to what it names."""
+    return {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "relpos": place, "patchA": None,
+            "shrinkA": 3, "shrinkB": 0}  # fmt: skip
+
+
+def _fraction(value: float, limits: tuple[float, float], scale: str) -> float:
+    low, high = limits
+    if scale == "log":
+        low, high, value = np.log(low), np.log(high), np.log(value)
+    return float(np.clip((value - low) / (high - low), 0, 1))
+
+
+def _levels(heights: Sequence[float], tie: float = 0.03) -> list[int]:
+    """Indices from the lowest up; those that coincide to the eye stay in the order given."""
+    upward = sorted(range(len(heights)), key=lambda i: heights[i])
+    level = dict.fromkeys(upward, 0)
+    for below, i in pairwise(upward):
+        level[i] = level[below] + (heights[i] - heights[below] > tie)
+    return sorted(upward, key=lambda i: (level[i], i))
 
 
 def _apart(places: Sequence[float], gap: float) -> list[float]:

@@ -19,14 +19,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 from dlnjax import initial, network, optim, problem, scales
+from dlnjax.analysis import style
 from dlnjax.theory import rates
 
 DEPTHS = (2, 8, 32)
 SHOWN = 8
 TOLERANCE = 1e-8
 SIGMA = (1.0, 0.8, 0.6, 0.4)
+#: Those drawn; muon at a constant step gets nowhere near.
+COLOURS = {
+    "rgd": style.COLOURS["blue"],
+    "rgd, middle scales": style.COLOURS["green"],
+    "landing": style.COLOURS["sky"],
+    "pogo": style.COLOURS["grey"],
+    "heavy ball": style.COLOURS["pink"],
+    "muon, dual length": style.COLOURS["amber"],
+    "conjugate gradients": style.COLOURS["orange"],
+    "L-BFGS": "#882255",
+    "trust region": style.COLOURS["ink"],
+}
 
 
 class Case(NamedTuple):
@@ -66,18 +80,6 @@ METHODS = {
     "L-BFGS": Method(lambda c: optim.lbfgs(), 300, lambda state: 1 + 2 * state[-1].trials),
     "trust region": Method(lambda c: optim.trust_region(), 40, lambda state: 2 + 2 * state.inner_steps),
 }
-COLOURS = (
-    "#0072B2",
-    "#009E73",
-    "#56B4E9",
-    "#767676",
-    "#CC79A7",
-    "#999900",
-    "#E69F00",
-    "#D55E00",
-    "#882255",
-    "#222222",
-)
 
 
 def case(depth: int) -> Case:
@@ -126,28 +128,33 @@ def row(name: str, depth: int, found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def draw(rows: list[dict[str, Any]], curves: list[dict[str, Any]], path: Path) -> None:
+@style.styled
+def draw(rows: list[dict[str, Any]], curves: list[dict[str, Any]]) -> Figure:
     """Error against evaluations at one depth, evaluations needed against depth."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.0, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name, colour in zip(METHODS, COLOURS, strict=True):
+    figure, ((left, right),) = style.grid(1, 2, width=style.PAGE, height=2.9)
+    ends = []
+    for name, colour in COLOURS.items():
         mine = [c for c in curves if c["method"] == name]
-        width = 3.5 if name == "rgd" else 1.0  # under those that coincide with it
-        left.semilogy(
-            [int(c["evaluations"]) for c in mine], [float(c["error"]) for c in mine], color=colour, lw=1
-        )
         done = [r for r in rows if r["method"] == name and r["evaluations"] != ""]
         x, y = [int(r["depth"]) for r in done], [int(r["evaluations"]) for r in done]
-        right.loglog(x, y, "o-", color=colour, lw=width, ms=3, label=name)
-    left.set(xlabel="evaluations", ylabel="relative error", ylim=(1e-15, 3), title=f"N = {SHOWN}")
-    left.set_xlim(0, 900)
-    right.set(xlabel="depth N", ylabel="evaluations until 1e-8", title="Over depth")
-    right.set_xticks(DEPTHS, [str(n) for n in DEPTHS])
-    right.minorticks_off()
-    figure.legend(loc="outside lower center", ncols=5, fontsize=7, frameon=False)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=200)
+        look = {
+            "color": colour,
+            "linewidth": 3.5 if name == "rgd" else 1.0,
+        }  # under those that coincide with it
+        left.plot([int(c["evaluations"]) for c in mine], [float(c["error"]) for c in mine], **look)
+        (line,) = right.plot(x, y, "o-", markersize=3, **look)
+        if x and x[-1] == max(DEPTHS):
+            ends.append((y[-1], name, colour))
+        elif x:
+            line.set_label(name)
+    left.set(xlabel="evaluations", ylabel="relative error", title=f"$N$ = {SHOWN}")
+    left.set(yscale="log", ylim=(1e-15, 3), xlim=(0, 900))
+    right.set(yscale="log", ylabel="evaluations until 1e-8", title="Over depth")
+    style.depth_axis(right, DEPTHS)
+    style.label_ends(right, ends)
+    if right.get_legend_handles_labels()[0]:
+        right.legend(loc="lower right")
+    return figure
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -155,6 +162,11 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def measure(depths: Sequence[int], names: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -192,12 +204,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--only", nargs="+", choices=METHODS, default=list(METHODS), help="methods (default all)"
     )
+    parser.add_argument("--draw", action="store_true", help="only the figure, from the tables in the folder")
     options = parser.parse_args(argv)
-    options.out.mkdir(parents=True, exist_ok=True)
-    rows, curves = measure(options.depths, options.only)
-    _write(options.out / "methods.csv", rows)
+    if options.draw:
+        rows, curves = (_read(options.out / name) for name in ("methods.csv", "curves.csv"))
+    else:
+        options.out.mkdir(parents=True, exist_ok=True)
+        rows, curves = measure(options.depths, options.only)
+        _write(options.out / "methods.csv", rows)
+        if curves:
+            _write(options.out / "curves.csv", curves)
     if curves:
-        _write(options.out / "curves.csv", curves)
-        for suffix in ("png", "svg"):
-            draw(rows, curves, options.out / f"methods.{suffix}")
+        style.save(draw(rows, curves), options.out / "methods")
     return 0

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from dlnjax import optim, stiefel
-from dlnjax.bench import peers
+from dlnjax.bench import _peers as peers
 from dlnjax.sweep import devices
 
 #: (batch, n, p) and whether the case has a target.

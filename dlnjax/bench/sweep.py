@@ -43,7 +43,7 @@ def instance(depth: int, width: int, cells: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _contestants(names: Sequence[str], case: tuple[int, int, int]) -> dict[str, Callable]:
-    from dlnjax.bench import networks
+    from dlnjax.bench import _networks as networks
 
     depth, width, cells = case
     layers, target = instance(depth, width, cells)

@@ -71,7 +71,7 @@ def _explain(error: Exception) -> int:
     """Tell an expected kind of error in its own words; the exit code."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         module = error.name.partition(".")[0]
-        package = f"'dlnjax[{EXTRAS[module]}]'" if module in EXTRAS else module
+        package = f'"dlnjax[{EXTRAS[module]}]"' if module in EXTRAS else module
         return _say(f"{module} is not installed; pip install {package}", 2)
     if isinstance(error, OSError) and error.errno is not None:  # else one of ours, with its remedy
         where = f"{error.filename}: " if error.filename else ""

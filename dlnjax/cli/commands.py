@@ -141,12 +141,7 @@ def bench(args: argparse.Namespace) -> int:
         known = ", ".join(names) or "none in this version"
         wanted = f"{args.benchmark!r} is not a benchmark; " if args.benchmark else "name a benchmark; "
         raise ValueError(f"bench: {wanted}there are: {known}")
-    main = getattr(import_module(f"dlnjax.bench.{args.benchmark}"), "main", None)
-    if main is None:
-        raise ValueError(
-            f"bench: {args.benchmark} only serves other benchmarks; there are: {', '.join(names)}"
-        )
-    return main(args.arguments) or 0
+    return import_module(f"dlnjax.bench.{args.benchmark}").main(args.arguments) or 0
 
 
 def doctor(args: argparse.Namespace) -> int:

@@ -10,16 +10,62 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-_EXIT_CODES = """exit codes: 0 all well; 1 some cells failed, or files are damaged; 2 a mistake in what was
-given, or an extra is missing; 130 Ctrl-C; 143 SIGTERM. DLNJAX_TRACEBACK=1 shows where an error arose."""
+_MAIN = """a first study:
+  dlnjax new my_study.toml              write a commented config
+  dlnjax run my_study.toml              train its networks; results go to results/my_study
+  dlnjax report results/my_study        write results/my_study/report.html
+
+exit codes: 0 all well; 1 some cells failed, or files are damaged; 2 a mistake in what was given, or an
+extra is missing; 130 Ctrl-C; 143 SIGTERM. DLNJAX_TRACEBACK=1 shows where an error arose."""
+_NEW = """examples:
+  dlnjax new my_study.toml
+  dlnjax new my_data.toml --kind file   your own data, an .npz with x and y
+  dlnjax new                            print it
+
+A file that is there is left alone (exit code 2)."""
 _RUN = """examples:
   dlnjax run configs/smoke.toml
-  dlnjax run configs/depth_rate.toml --out results/wide --set width=[8] --set record.records=512
-  dlnjax run configs/depth_rate.toml --set grid.0.depth=[2,4] --dry-run
+  dlnjax run configs/depth_rate.toml --dry-run
+  dlnjax run configs/depth_rate.toml --out results/wide --set "width=[8]" record.records=512
+  dlnjax run configs/depth_rate.toml --out results/shallow --set "grid.0.depth=[2, 4]"
   dlnjax run configs/depth_rate.toml --slurm 16 --slurm-option slurm_partition=long
 
 --set takes a key of the config: a bare grid key (depth, width, seed, ...) sets it in every grid, a dotted
-key (record.records, grid.0.depth) in one place. Quote brackets where the shell needs it."""
+key (record.records, grid.0.depth) in one place. Quote brackets. Another configuration needs another --out.
+
+What is complete is kept, whatever happens: the same command finishes the rest.
+exit codes: 0 every cell ran; 1 some failed or are missing; 2 a mistake, nothing was run; 130, 143 stopped."""
+_STATUS = """example:
+  dlnjax status results/depth_rate
+
+exit codes: 0 nothing failed so far; 1 cells or shards failed; 2 no sweep there."""
+_VERIFY = """example:
+  dlnjax verify results/depth_rate
+
+Every file is read and held against its hash; what dead runners left behind is harmless and listed apart.
+exit codes: 0 sound; 1 damaged, one line a finding; 2 no sweep there."""
+_REPORT = """examples:
+  dlnjax report results/depth_rate                    DIR/report.html: needs no other file and no network
+  dlnjax report results/depth_rate --no-interactive   the same without the 5 MB script
+  dlnjax report results/depth_rate --format md        DIR/report.md, with the figures beside it"""
+_EXPORT = """examples:
+  dlnjax export results/depth_rate --to csv           a line a cell, without curves
+  dlnjax export results/depth_rate --to netcdf        everything, with names and units (extra export)
+
+Failed and diverged cells are in it: filter on the column status. An existing file is left alone."""
+_REPRODUCE = """examples, in a checkout:
+  dlnjax reproduce --fast               a few cells of some studies
+  dlnjax reproduce depth_rate momentum
+  dlnjax reproduce                      every committed study; hours
+
+exit codes: 0 nothing moved beyond its tolerance; 1 something did, or a run failed; 2 a mistake."""
+_BENCH = """benchmarks:
+  methods  evaluations that each kind of optimizer needs on the reference case
+  optim    time per optimizer step, and drift over 100 000 steps
+  sweep    time per step and network of the training engines
+
+Other packages take part where the extra bench is installed. dlnjax bench NAME --help says what NAME takes."""
+_DOCTOR = """exit codes: 0 all checks passed; 1 one failed, its line says by how much."""
 _COMPLETION = """install it for good:
   bash   echo 'eval "$(dlnjax completion bash)"' >> ~/.bashrc
   zsh    echo 'eval "$(dlnjax completion zsh)"' >> ~/.zshrc      (behind compinit)
@@ -64,6 +110,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         sys.exit(2)
     args, rest = parser.parse_known_args(words)
     if args.command == "bench":
+        if args.benchmark is None and {"-h", "--help"} & set(rest):
+            commands(parser)["bench"].print_help()
+            sys.exit(0)
         args.arguments = rest  # read by the benchmark itself
     elif rest:
         _unknown(parser, args.command, rest)
@@ -77,7 +126,7 @@ def build() -> Parser:
     parser = Parser(
         prog="dlnjax",
         description="Deep linear networks with orthonormal layers: sweeps, and what theory says of them.",
-        epilog=_EXIT_CODES,
+        epilog=_MAIN,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -85,16 +134,17 @@ def build() -> Parser:
     def command(name: str, text: str, epilog: str | None = None, **kwargs: Any) -> Parser:
         return commands.add_parser(name, help=text, description=text, epilog=epilog, **kwargs)
 
-    _new(command("new", "Print a commented config, or write it to a file."))
+    _new(command("new", "Print a commented config, or write it to a file.", _NEW))
     _run(command("run", "Run a config's cells, or what is missing of them, and analyse the results.", _RUN))
-    _folder(command("status", "How far the sweep in a folder is; also while it runs."))
-    _folder(command("verify", "Check everything a results folder promises; name damaged files."))
-    _report(command("report", "Write a report page about the results in a folder."))
-    _export(command("export", "Write a folder's results for other programs."))
-    _reproduce(command("reproduce", "Run committed studies again and say which numbers moved."))
-    bench = command("bench", "Run a benchmark; what follows its name goes to the benchmark.", add_help=False)
-    bench.add_argument("benchmark", nargs="?", metavar="NAME", help="optim, sweep, ...; none: list them")
-    command("doctor", "Versions, devices, precision and a self-test of the geometry.")
+    _folder(command("status", "How far the sweep in a folder is; also while it runs.", _STATUS))
+    _folder(command("verify", "Check everything a results folder promises; name damaged files.", _VERIFY))
+    _report(command("report", "Write a report page about the results in a folder.", _REPORT))
+    _export(command("export", "Write a folder's results for other programs.", _EXPORT))
+    _reproduce(command("reproduce", "Run committed studies again and say which numbers moved.", _REPRODUCE))
+    text = "Run a benchmark; what follows its name goes to the benchmark."
+    bench = command("bench", text, _BENCH, add_help=False)  # --help behind a name is the benchmark's
+    bench.add_argument("benchmark", nargs="?", metavar="NAME", help="which, of those below")
+    command("doctor", "Versions, devices, precision and a self-test of the geometry.", _DOCTOR)
     completion = command(
         "completion", "Print a script that completes commands, options and keys.", _COMPLETION
     )

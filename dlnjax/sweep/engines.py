@@ -213,7 +213,9 @@ def dask(address: str | None = None, **cluster: Any) -> tuple[Executor, Callable
     try:
         from distributed import Client
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("--dask needs the extra 'dask': pip install 'dlnjax[dask]'") from None
+        raise ModuleNotFoundError(
+            '--dask: distributed is not installed; pip install "dlnjax[dask]"'
+        ) from None
     options = (
         {} if address else {"processes": True, "threads_per_worker": 1, "dashboard_address": None, **cluster}
     )

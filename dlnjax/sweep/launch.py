@@ -37,7 +37,7 @@ def slurm(
     try:
         import submitit
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("--slurm needs the extra 'slurm': pip install 'dlnjax[slurm]'") from None
+        raise ModuleNotFoundError('--slurm: submitit is not installed; pip install "dlnjax[slurm]"') from None
     executor = submitit.AutoExecutor(folder=Path(logs), cluster=cluster)
     executor.update_parameters(**{"timeout_min": 24 * 60, **parameters})
     run = submitit.helpers.CommandFunction([str(word) for word in command], verbose=False)

@@ -111,7 +111,7 @@ def data_problems(sweep: Sweep) -> list[str]:
     """What keeps the sweep's data from being used on this machine, as lines; empty if nothing does."""
     package = data.missing_package(sweep.problem)
     if package:
-        remedy = "pip install 'dlnjax[data]'"
+        remedy = 'pip install "dlnjax[data]"'
         return [f'problem.kind: "{sweep.problem.kind}" needs {package}, which is not installed; {remedy}']
     if sweep.problem.kind != "file":
         return []

@@ -9,6 +9,24 @@ symmetry and its distance), ``descent`` (source B), ``flow`` (source C), ``modes
 
 from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import (
+        campaign,
+        closed,
+        descent,
+        flow,
+        gauge,
+        guarantee,
+        hessian,
+        modes,
+        momentum,
+        orthogonal,
+        rates,
+        scaling,
+        spectrum,
+    )
 
 __all__ = [
     "campaign",

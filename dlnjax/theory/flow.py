@@ -130,7 +130,9 @@ def _integrate(field, start, times: jax.Array, tolerance: float) -> Any:
     try:
         import diffrax
     except ImportError as missing:
-        raise ImportError("integrating a flow needs diffrax: pip install 'dlnjax[flow]'") from missing
+        raise ImportError(
+            'a flow needs diffrax, which is not installed; pip install "dlnjax[flow]"'
+        ) from missing
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
         diffrax.Dopri8(),

@@ -179,6 +179,9 @@ def modes(rows: Sequence[Row]) -> Figure:
     panels[0].set_title("Modes are learned on time")
     panels[0].legend(loc="upper left", borderaxespad=0.2, handletextpad=0.1)
     panels[1].axhline(1e-7, color=INK, linewidth=1.0, linestyle=DASHES)
+    panels[1].text(
+        0.03, 1.2e-7, "tolerance", transform=panels[1].get_yaxis_transform(), va="bottom", color=INK
+    )
     panels[1].set(
         xscale="log",
         yscale="log",
@@ -276,6 +279,7 @@ def momentum(rows: Sequence[Row]) -> Figure:
     right.axhline(1e-4, color=INK, linewidth=1.0, linestyle=DASHES)
     right.set(yscale="log", ylabel="|measured − predicted| / (1 − predicted)", title="Measured is predicted")
     right.text(0.02, 1.2e-4, "tolerance", transform=right.get_yaxis_transform(), va="bottom", color=INK)
+    right.set_ylim(top=5e-4)
     style.depth_axis(right, depths)
     return figure
 

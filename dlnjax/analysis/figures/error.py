@@ -67,7 +67,7 @@ def _one_a_depth(rows: Sequence[Row], depths: Sequence[int]) -> list[Row]:
 
 def _error_panel(axes: Axes, rows: Sequence[Row], colours: dict[int, Any]) -> None:
     limit = _shown_steps(rows)
-    ends = []
+    ends, early = [], []
     for row in rows:
         step, error = relative_curve(row) or (np.zeros(1), np.ones(1))
         colour = colours.get(row["depth"], GREY)
@@ -75,8 +75,7 @@ def _error_panel(axes: Axes, rows: Sequence[Row], colours: dict[int, Any]) -> No
         _predicted_slope(axes, row)
         name = f"$N$ = {row['depth']}"
         if step[-1] < 0.7 * limit:
-            at = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 7}
-            axes.annotate(name, (float(step[-1]), float(error[-1])), color=colour, **at)
+            early.append((float(step[-1]), float(error[-1]), name, colour))
         else:
             ends.append((float(np.interp(limit, step, error)), name, colour))
     axes.set_xlabel("step $t$")
@@ -87,6 +86,7 @@ def _error_panel(axes: Axes, rows: Sequence[Row], colours: dict[int, Any]) -> No
         axes.set_xscale("log")
         axes.set_xlim(min(relative_curve(row)[0][1] for row in rows), limit)  # pyright: ignore[reportOptionalSubscript]
     style.label_ends(axes, ends)
+    style.label_below(axes, early)
 
 
 def _dashed_key(axes: Axes) -> None:
@@ -95,9 +95,9 @@ def _dashed_key(axes: Axes) -> None:
 
 
 def _error_limits(rows: Sequence[Row]) -> tuple[float, float]:
-    """Common limits of the error axis, so that panels of one kind of data compare."""
+    """Common limits of the error axis, so that panels of one kind of data compare; names have room below the floors."""
     lowest = min(float((relative_curve(row) or (0, np.ones(1)))[1].min()) for row in rows)
-    return (lowest * 0.6, 1.6) if lowest > 1e-4 else (max(lowest / 10, 1e-17), 30)
+    return (lowest * 0.6, 1.6) if lowest > 1e-4 else (max(lowest / 300, 1e-19), 30)
 
 
 def _shown_steps(rows: Sequence[Row]) -> float:

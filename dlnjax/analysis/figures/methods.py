@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from dlnjax.analysis import style
 from dlnjax.analysis.claims.methods import method, tuned
@@ -113,6 +113,7 @@ def steps_to_tolerance(table: Any) -> Figure | None:
                           transform=axes.get_xaxis_transform())  # fmt: skip
         axes.set_title(f"width {width}")
         axes.sharey(panels[0])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.label_outer()

@@ -62,7 +62,9 @@ def gauge_directions(table: Any) -> Figure | None:
 
 def _left(row: Any) -> float | None:
     curve = row.get("curve_distance")
-    return None if curve is None or not np.isfinite(curve[-1]) else float(curve[-1] / curve[0])
+    return (
+        None if curve is None or not np.isfinite(curve[-1]) or curve[0] == 0 else float(curve[-1] / curve[0])
+    )
 
 
 @style.styled

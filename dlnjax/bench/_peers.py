@@ -192,7 +192,7 @@ def available(shape: tuple[int, ...], patience: float = 60.0) -> tuple[dict[str,
     found, left_out = {}, {}
     for name in PEERS:
         if importlib.util.find_spec(NEEDS.get(name, name)) is None:
-            left_out[name] = "not installed; pip install 'dlnjax[bench]'"
+            left_out[name] = 'not installed; pip install "dlnjax[bench]"'
         elif make := _usable(name, shape, patience):
             found[name] = make
         else:
