@@ -137,7 +137,7 @@ def test_times_are_kept_with_what_was_compiled(places):
     (row,) = tables.read_csv(root / "new" / "times.csv")
     assert (row["study"], row["rows"], row["programs"], row["moved"]) == ("demo", 3, 0, 0)
     assert (root / "results" / "times.csv").read_text() == before
-    call("reproduce", "--update", *words)
+    call("reproduce", "--update", "--jobs", "2", *words)
     assert [row["study"] for row in tables.read_csv(root / "results" / "times.csv")] == ["demo", "other"]
 
 

@@ -237,6 +237,13 @@ def _reproduce(parser: Parser) -> None:
     parser.add_argument("studies", nargs="*", metavar="STUDY", help="names of studies (default: all)")
     parser.add_argument("--fast", action="store_true", help="a few cells of some studies, about a minute")
     parser.add_argument("--update", action="store_true", help="put the new results into the place of the old")
+    parser.add_argument(
+        "--jobs",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="studies at a time: less time in all, more for each",
+    )
     for name, default, text in (
         ("results", "results", "the committed results"),
         ("configs", "configs", "their configs"),

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,11 +57,14 @@ def reproduce(args: argparse.Namespace) -> int:
         names = [name for name in names if name in FAST]
     _check(names, args)
     began, found = time.monotonic(), []
-    for name in names:
-        told = _study(name, args)
-        found.append(told)
-        print(*_lines(told), sep="\n", flush=True)
-        _keep_times(found, args)
+    pool = ThreadPoolExecutor(args.jobs)  # each study is a process of its own
+    try:
+        for done in as_completed([pool.submit(_study, name, args) for name in names]):
+            found.append(done.result())
+            print(*_lines(found[-1]), sep="\n", flush=True)
+            _keep_times(found, args)
+    finally:
+        pool.shutdown(cancel_futures=True)
     seconds = time.monotonic() - began
     bad = [told.study for told in found if told.moved]
     verdict = f"moved: {', '.join(bad)}" if bad else "nothing moved beyond its tolerance"

@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dlnjax.analysis import style, tables
-from dlnjax.analysis.figures._common import DASHES, GREY, INK, as_rows, rule_name
+from dlnjax.analysis.figures._common import DASHES, GREY, INK, as_rows
 
 _MARKS = ("o", "s", "D", "^")
+_RULES = {"fixed": "fixed step", "optimal": "best step of the depth", "middle": "middle scaling"}
 
 
 @style.styled
@@ -29,14 +30,14 @@ def accuracy(table: Any) -> Figure | None:
         return None
     depths = sorted({row["depth"] for row in rows})
     figure, matrix = style.grid(2, len(panels), width=style.PAGE, height=4.0, sharey="row")
-    for (above, below), (key, group) in zip(matrix.T, sorted(panels.items()), strict=True):
+    for (above, below), (key, group) in zip(matrix.T, _ordered(panels), strict=True):
         above.set_yscale("log")
         for axes, column in ((above, "accuracy_steps"), (below, "test_accuracy")):
             style.depth_axis(axes, depths)
             for i, ruled in enumerate(tables.groups(group, by=("step_rule", "step")).values()):
                 _line(axes, ruled, column, 1 + 0.06 * (i - 1), _MARKS[i % len(_MARKS)])
         below.axhline(group[0]["optimum_accuracy"], color=INK, linewidth=0.8, linestyle=DASHES)
-        above.set_title(f"{key[0][1]}, width {key[1][1]}")
+        above.set_title(f"{key[0][1]}\nwidth {key[1][1]}")
         for axes in (above, below):
             axes.label_outer()
     matrix[0, 0].set_ylabel("steps to final accuracy")
@@ -46,11 +47,17 @@ def accuracy(table: Any) -> Figure | None:
     return figure
 
 
+def _ordered(panels: dict) -> list:
+    """Whitened data first, narrow networks first."""
+    return sorted(panels.items(), key=lambda item: (item[0][0][1] == "raw", item[0][1][1]))
+
+
 def _line(axes: Any, rows: list[tables.Row], column: str, shift: float, mark: str) -> None:
-    colour, _ = style.RULES.get(rows[0]["step_rule"], (GREY, "v"))
+    rule = rows[0]["step_rule"]
+    colour, _ = style.RULES.get(rule, (GREY, "v"))
     found = {key[0][1]: [max(r[column], 1e-9) for r in group]
              for key, group in sorted(tables.groups(rows, by=("depth",)).items())}  # fmt: skip
     middle = np.array([np.median(values) for values in found.values()])
     ends = np.array([[min(values), max(values)] for values in found.values()])
     axes.errorbar(np.array(list(found)) * shift, middle, np.abs(ends.T - middle), color=colour, marker=mark,
-                  markersize=3.5, linewidth=1, elinewidth=0.7, label=rule_name(rows[0]).split(",")[0])  # fmt: skip
+                  markersize=3.5, linewidth=1, elinewidth=0.7, label=_RULES.get(rule, rule))  # fmt: skip
