@@ -1,4 +1,4 @@
-"""Numbers that results/README.md quotes are those of the committed tables, to the digits or within the bound it gives."""
+"""Numbers quoted in results/README.md are those of the committed tables, to the digits or within the bound given."""
 
 import re
 from pathlib import Path
