@@ -20,6 +20,15 @@ def transpose(a: jax.Array) -> jax.Array:
     return jnp.swapaxes(a, -1, -2)
 
 
+def transposed(a: jax.Array) -> jax.Array:
+    """``a^T`` written out, for the left factor of a product ``a^T b``.
+
+    XLA on a CPU has no fast product of that form (measured on 2 cores in float32: 1.4 times the time of ``a b`` at
+    width 64, 2 at 32, 3 to 6 at 16 and below) and makes one of a plain transposition. A sum it leaves alone.
+    """
+    return transpose(a) + 0 * a if a.shape[-1] == a.shape[-2] else transpose(a)
+
+
 def sym(a: jax.Array) -> jax.Array:
     """``(a + a^T) / 2``."""
     return (a + transpose(a)) / 2

@@ -1,28 +1,46 @@
 r"""Riemannian gradient descent layer by layer in one pass: what ``optim.rgd`` does, with fewer products.
 
-For equal hidden widths the middle layers are square, and their gradients are only needed through
-:math:`H_i = W_i^T g_i`: with the prefix ``B_i = W_{i-1} ... W_2`` and the rows ``Q_{i-1} = (W_1 G^T) A_i W_i`` it is
-``H_i^T = B_i Q_{i-1}``. So a layer costs seven products of size r (prefix, rows, ``H_i``, ``W_i skew(H_i)``, and
-three for the polar factor; two once the steps are small) where the composed transformation takes ten,
-and the loops follow the traced depth, so that padding costs nothing. A test holds the two equal to 1e-12.
-Every layer's own gradient is formed: nothing here relies on the reduction (:mod:`dlnjax.reduced`).
+For equal hidden widths the middle layers are square, and what moves layer i is the rotation
+``R_i = polar(I - mu' Omega_i)``, ``Omega_i = skew(W_i^T g_i)``: ``W_i <- W_i R_i``. From one layer to the next both
+are carried by the layer itself, since ``g_i W_i^T = W_{i+1}^T g_{i+1}`` and ``W_i W_i^T = I``:
+
+.. math:: \Omega_{i+1} = W_i\, \Omega_i\, W_i^T, \qquad R_{i+1} = W_i R_i W_i^T .
+
+So one polar factor a step serves all of them, and a layer costs three products of size r (the move, what it carries
+on, the product of the moved layers that the next step starts from) where the composed transformation takes ten.
+The loop follows the traced depth, so that padding costs nothing, and every layer is read and written once.
+Moved by rotations alone the layers would gather rounding: every so many steps they are projected anew.
+A test holds the two equal to 1e-12. Depth stays a loop here; in :mod:`dlnjax.reduced` it is a number.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dlnjax import network, stiefel
 from dlnjax import train as training
-from dlnjax._linalg import matmul, skew, transpose
+from dlnjax._linalg import matmul, skew, transpose, transposed
 from dlnjax._types import Count, Number, Params, Scales, Trace
 from dlnjax.reduced import LayerScales, layer_scales
+from dlnjax.stiefel._shape import batch_as_axis, identity_like
 
-# Narrow layers are handled several at a time: a product of 4 x 4 matrices costs less than the loop around it.
-_NARROW, _BLOCK = 12, 4
+#: Steps between two projections of the middle layers; the rounding of so many adds up to a few units.
+POLISH_EVERY = 16
+
+
+class Layers(NamedTuple):
+    """What the engine carries from step to step.
+
+    Attributes:
+      params: ``(W_1, run, W_N)``.
+      prefix: ``W_{N-1} ... W_2``, ``(r, r)``.
+    """
+
+    params: Params
+    prefix: jax.Array
 
 
 def train(
@@ -68,81 +86,70 @@ def prepare(
         raise ValueError(f"params have shapes {shapes}; give (W_1, run (k, r, r), W_N), see network.pad")
     steps = LayerScales(*(step_size * s for s in layer_scales(scales)))
     layers = network.num_layers(params) if depth is None else depth
-    block = _BLOCK if params[1].shape[-1] <= _NARROW else 1
     held = training.default_constrained(params)
-    stored = params[1].shape[0]
 
-    def one_step(params, step):
-        params = _step(params, problem, steps, layers, block)
-        return params, jnp.sum(params[0])
+    def one_step(carry: Layers, step: Count):
+        moved = _step(carry, problem, steps, jnp.asarray(layers - 2, jnp.int32), step)
+        return moved, jnp.sum(moved.params[0])
 
-    def report(params, step):
-        return training.measure(params, problem, step, held, depth=layers)
+    def report(carry: Layers, step: Count):
+        return training.measure(carry.params, problem, step, held, depth=layers)
 
-    def finish(params):
-        return params[0], params[1][:stored], params[2]
-
-    return training.Engine(_whole_blocks(params, block), one_step, report, finish)
-
-
-def _whole_blocks(params: Params, block: int) -> Params:
-    """The run filled up with identities to whole blocks."""
-    first, run, last = params
-    missing = -run.shape[0] % block if run.shape[0] else block
-    identity = jnp.broadcast_to(jnp.eye(run.shape[-1], dtype=run.dtype), (missing, *run.shape[1:]))
-    return first, jnp.concatenate([run, identity]), last
+    # padding is made of identities, so that the product of the whole run is that of its layers
+    identity = jnp.eye(params[1].shape[-1], dtype=params[1].dtype)
+    begun = Layers(params, network.end_to_end((identity, params[1])))
+    return training.Engine(begun, one_step, report, lambda carry: carry.params)
 
 
-def _step(params: Params, problem, steps: LayerScales, depth: Count, block: int) -> Params:
-    first, run, last = params
-    blocks = (depth - 2 + block - 1) // block
-    prefixes, prefix = _forward(run, blocks, block)
+def _step(carry: Layers, problem, steps: LayerScales, count: jax.Array, step: Count) -> Layers:
+    """One step of all layers, ``count`` of them in the middle; U = W_N ... W_2, S = W_{N-1} ... W_2."""
+    (first, run, last), prefix = carry
     frame = matmul(last, prefix)
     gradient = problem.product_gradient(matmul(frame, first))
-    rows = matmul(first, transpose(gradient))  # Q_N, (r, d_N)
-    tangent = stiefel.project_tangent(last, transpose(matmul(prefix, rows)))
-    # identities that fill up the last block have no step
-    active = jnp.arange(run.shape[0], dtype=jnp.int32) < depth - 2
-    middle = jnp.where(active, steps.middle, 0)
-    moved = _backward(run, prefixes, matmul(rows, last), middle.astype(run.dtype), blocks, block)
-    return (
-        first - steps.first * matmul(transpose(frame), gradient),
-        moved,
-        stiefel.retract_polar(last, -steps.last * tangent),
-    )
+    inward = matmul(transposed(frame), gradient)  # g_1 = U^T G
+    relative = skew(matmul(inward, transpose(first)))  # Omega_2 = skew(U^T G W_1^T)
+    if last.shape[0] == last.shape[1]:
+        tangent = matmul(frame, relative)
+    else:
+        tangent = stiefel.project_tangent(frame, matmul(gradient, transpose(first)))
+    identity = identity_like(relative)
+    turn = stiefel.retract_polar(identity, -steps.middle * relative) - identity
+    run = _projected(run, jnp.where(jnp.asarray(step) % POLISH_EVERY == 0, count, 0))
+    run, prefix_after = _turned(run, turn, count)
+    # P_{W_N}(g_N) = P_U(G W_1^T) S^T
+    last = stiefel.retract_polar(last, -steps.last * matmul(tangent, transpose(prefix)))
+    return Layers((first - steps.first * inward, run, last), prefix_after)
 
 
-def _forward(run: jax.Array, blocks: Count, block: int) -> tuple[jax.Array, jax.Array]:
-    """The prefixes ``B_i`` of the run's layers, and the one behind it."""
+@batch_as_axis
+def _projected(run: jax.Array, count: jax.Array) -> jax.Array:
+    """The first ``count`` layers of a run ``(..., k, r, r)`` freed of what rounding has left."""
 
-    def body(j, carry):
-        prefixes, prefix = carry
-        layers, found = jax.lax.dynamic_slice_in_dim(run, j * block, block), []
-        for i in range(block):
-            found.append(prefix)
-            prefix = matmul(layers[i], prefix)
-        return jax.lax.dynamic_update_slice_in_dim(prefixes, jnp.stack(found), j * block, 0), prefix
+    def body(i, run):
+        layer = jax.lax.dynamic_index_in_dim(run, i, -3, keepdims=False)
+        return jax.lax.dynamic_update_index_in_dim(run, stiefel.project(layer), i, -3)
 
-    return jax.lax.fori_loop(0, blocks, body, (jnp.zeros_like(run), jnp.eye(run.shape[-1], dtype=run.dtype)))
+    return jax.lax.fori_loop(0, count, body, run)
 
 
-def _backward(
-    run: jax.Array, prefixes: jax.Array, rows: jax.Array, steps: jax.Array, blocks: Count, block: int
-) -> jax.Array:
-    """Every layer of the run moved by ``Retr(W_i, -mu_i W_i skew(W_i^T g_i))``, the last block first."""
+@batch_as_axis
+def _turned(run: jax.Array, turn: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The first ``count`` layers of a run, each turned by its ``R_i``, and their product.
 
-    def body(j, carry):
-        rows, moved = carry
-        place = (blocks - 1 - j) * block
-        layers = jax.lax.dynamic_slice_in_dim(run, place, block)
-        before = jax.lax.dynamic_slice_in_dim(prefixes, place, block)
-        found = []
-        for i in reversed(range(block)):
-            rows = matmul(rows, layers[i])
-            found.append(rows)
-        relative = skew(matmul(before, jnp.stack(found[::-1])))  # -skew(W_i^T g_i)
-        size = jax.lax.dynamic_slice_in_dim(steps, place, block)[:, None, None]
-        turned = stiefel.retract_polar(layers, size * matmul(layers, relative))
-        return rows, jax.lax.dynamic_update_slice_in_dim(moved, turned, place, 0)
+    Args:
+      run: ``(..., k, r, r)``.
+      turn: ``R_2 - I``, ``(..., r, r)``. The identity is left out of what is carried: there it would gather what
+        every layer lacks of being orthonormal.
+      count: at most k.
+    """
 
-    return jax.lax.fori_loop(0, blocks, body, (rows, run))[1]
+    def body(i, carry):
+        run, turn, prefix = carry
+        layer = jax.lax.dynamic_index_in_dim(run, i, -3, keepdims=False)
+        change = matmul(layer, turn)
+        moved = layer + change
+        run = jax.lax.dynamic_update_index_in_dim(run, moved, i, -3)
+        return run, matmul(change, transpose(layer)), matmul(moved, prefix)
+
+    run, _, prefix = jax.lax.fori_loop(0, count, body, (run, turn, identity_like(turn)))
+    return run, prefix

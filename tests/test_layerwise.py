@@ -7,8 +7,8 @@ import pytest
 
 from dlnjax import initial, layerwise, network, optim, problem, train
 
-# tall and wide last layers, narrow (in blocks) and wider than a block handles, two layers and many
-CASES = [((8, 4, 8), 3), ((8, *[4] * 7, 8), 12), ((6, *[5] * 4, 3), 6), ((7, *[18] * 4, 20), 5)]
+# tall, wide and square last layers, padded and not, two layers and many
+CASES = [((8, 4, 8), 3), ((8, *[4] * 7, 8), 12), ((6, *[5] * 4, 3), 6), ((7, *[6] * 5), 5)]
 
 
 @pytest.mark.parametrize(("widths", "stored"), CASES)
@@ -40,12 +40,12 @@ def test_one_pass_equals_the_composed_transformation(widths, stored, coloured):
 
 
 def test_float32_stays_on_the_manifold():
-    widths = (8, *[4] * 7, 8)
-    start = network.pad(initial.haar(jax.random.key(0), widths, 0.5, jnp.float32), 9)
-    task = problem.whitened(jnp.eye(8, dtype=jnp.float32))
-    _, trace = layerwise.train(start, task, step_size=jnp.float32(0.05), num_steps=2000, record_every=500)
+    first, middle, last = initial.haar(jax.random.key(0), (16,) * 4, 0.5, jnp.float32)
+    start = (first, middle[None], last)
+    task = problem.whitened(jnp.eye(16, dtype=jnp.float32))
+    _, trace = layerwise.train(start, task, step_size=jnp.float32(0.1), num_steps=1600, record_every=400)
     assert trace.distance.dtype == jnp.float32
-    assert float(jnp.max(trace.orthonormality_error)) < 2e-6
+    assert float(jnp.max(trace.orthonormality_error)) < 1e-6  # 4e-6 without the projections
 
 
 def test_other_forms_of_params_are_refused():

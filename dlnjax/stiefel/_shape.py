@@ -105,7 +105,7 @@ def once(condition: jax.Array, function: Callable[[Any], Any], state: Any) -> An
 
 
 def batch_as_axis(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make vmap add a leading batch axis to every argument instead of batching the loops inside.
+    """Make vmap add a leading batch axis to every argument (a number common to all stays one) instead of batching the loops inside.
 
     ``function`` must accept any leading axes, the same for all arguments. Its loops then keep scalar
     conditions (the worst matrix decides), and need no masks. Jitted, so that eager calls compile once a shape.
@@ -115,7 +115,7 @@ def batch_as_axis(function: Callable[..., Any]) -> Callable[..., Any]:
     @wrapped.def_vmap
     def rule(axis_size, in_batched, *args):
         args = [
-            a if batched else jnp.broadcast_to(a, (axis_size, *a.shape))
+            a if batched or jnp.ndim(a) == 0 else jnp.broadcast_to(a, (axis_size, *a.shape))
             for a, batched in zip(args, in_batched, strict=True)
         ]
         out = wrapped(*args)
