@@ -129,7 +129,7 @@ def _projected(run: jax.Array, count: jax.Array) -> jax.Array:
         layer = jax.lax.dynamic_index_in_dim(run, i, -3, keepdims=False)
         return jax.lax.dynamic_update_index_in_dim(run, stiefel.project(layer), i, -3)
 
-    return jax.lax.fori_loop(0, count, body, run)
+    return jax.lax.fori_loop(0, jnp.max(count), body, run)
 
 
 @batch_as_axis

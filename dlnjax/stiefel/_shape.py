@@ -105,10 +105,11 @@ def once(condition: jax.Array, function: Callable[[Any], Any], state: Any) -> An
 
 
 def batch_as_axis(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make vmap add a leading batch axis to every argument (a number common to all stays one) instead of batching the loops inside.
+    """Make vmap add a leading batch axis to every argument instead of batching the loops inside.
 
-    ``function`` must accept any leading axes, the same for all arguments. Its loops then keep scalar
-    conditions (the worst matrix decides), and need no masks. Jitted, so that eager calls compile once a shape.
+    ``function`` must accept any leading axes, the same for all arguments (a number that a batch
+    shares stays one). Its loops then keep scalar conditions (the worst matrix decides), and need no masks.
+    Jitted, so that eager calls compile once a shape.
     """
     wrapped = jax.custom_batching.custom_vmap(function)
 
