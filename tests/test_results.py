@@ -42,18 +42,18 @@ QUOTED = [
 ]  # fmt: skip
 #: The same for numbers of rounding's size, of which the README gives a bound; the bound is no idle one.
 BOUNDED = [
-    ("depth_rate", "`fixed`: the factor is flat", r"spread (\S+) at", "2 to 128, spread below 2e-9"),
-    ("depth_rate", "`middle`: the factor is flat", r"spread (\S+) at", "the same within 2e-10"),
-    ("depth_rate", "measured factor", r"at most (\S+) and", "measured equals predicted within 2e-9"),
-    ("reduction", "`middle`: the factor is flat", r"spread (\S+) at", "flat from N = 2 to 4096 within 3e-9"),
-    ("reduction", "measured factor", r"at most (\S+) and", "runs (10 seeds) within 2e-9"),
-    ("reduction", "reduced engine = layer", r"within (\S+)$", "one curve within 2e-15"),
-    ("widths", "`fixed`: one factor", r"spread (\S+) at", "same at every width (spread below 2e-8"),
-    ("widths", "measured factor", r"at most (\S+) and", "the others up to 3e-6 off"),
-    ("digits_rate", "measured factor", r"at most (\S+) and", "cells of the digits within 1e-7"),
-    ("mnist_rate", "measured factor", r"at most (\S+) and", "(rank 653) within 1e-9"),
-    ("free_layer", "measured factor", r"and (\S+) \(1", "predicted within 3e-9 of 1 - factor"),
-    ("real_data", "measured factor", r"at most (\S+) and", "miss 1e-6 (they are up to 5.9e-6"),
+    ("depth_rate", "`fixed`: the factor is flat", r"spread (\S+) at", "2 to 128, spread below 5e-9"),
+    ("depth_rate", "`middle`: the factor is flat", r"spread (\S+) at", "the same within 5e-10"),
+    ("depth_rate", "measured factor", r"at most (\S+) and", "measured equals predicted within 5e-9"),
+    ("reduction", "`middle`: the factor is flat", r"spread (\S+) at", "flat from N = 2 to 4096 within 1e-8"),
+    ("reduction", "measured factor", r"at most (\S+) and", "runs (10 seeds) within 5e-9"),
+    ("reduction", "reduced engine = layer", r"within (\S+)$", "one curve within 5e-15"),
+    ("widths", "`fixed`: one factor", r"spread (\S+) at", "same at every width (spread below 3e-8"),
+    ("widths", "measured factor", r"at most (\S+) and", "the others up to 5e-6 off"),
+    ("digits_rate", "measured factor", r"at most (\S+) and", "cells of the digits within 2e-7"),
+    ("mnist_rate", "measured factor", r"at most (\S+) and", "(rank 653) within 2e-9"),
+    ("free_layer", "measured factor", r"and (\S+) \(1", "predicted within 1e-8 of 1 - factor"),
+    ("real_data", "measured factor", r"at most (\S+) and", "miss 1e-6 (they are up to 1e-5"),
 ]
 
 
