@@ -64,6 +64,11 @@ CAPTIONS = {
         "Root mean square error of the last quarter of a run against the step size: medians over seeds, bars to the "
         "quartiles. Dashed: slope 1/2.",
     ),
+    "accuracy": (
+        "Test accuracy beside depth",
+        "Above: steps until the accuracy on held-out samples stays within .01 of where it ends. Below: that accuracy. "
+        "Dashed: the accuracy of the best product of the width's rank.",
+    ),
 }
 # Long lists of the manifest, of no use to a reader.
 _HIDDEN = ("cells", "partition", "history", "manifest_version")

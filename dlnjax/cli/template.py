@@ -51,7 +51,7 @@ metrics = []                            # functions of yours, given in Python (d
 [base]                                  # grid keys that all grids share
 width = [{width}]                             # hidden width{width_note}; or a list each, [[4, 6]]
 seed = [0, 1, 2]                        # random numbers depend on the seed, not on the batch
-engine = "auto"                         # layers | reduced | auto | both; reduced: exact, as cheap at any depth
+engine = "auto"                         # layers | reduced | auto | both; reduced: exact, cheap at any depth
 start = "{start}"                          # near (the solution, disturbed) | haar (random) | identity; and
                                         # gaussian | balanced, for optimizers that leave all layers free
 retraction = "polar"                    # polar | qr | cayley | cholesky_qr (default polar)
