@@ -19,6 +19,8 @@ from dlnjax import cli
 from dlnjax.cli import commands, doctor, parser, template
 from dlnjax.sweep import devices, estimate, keys, spec
 
+RESULTS = Path(__file__).parents[1] / "results"
+
 # --- the command line -------------------------------------------------------------------------------
 
 
@@ -55,6 +57,12 @@ from dlnjax.sweep import devices, estimate, keys, spec
         (["verify", " "], "' ' is empty; give a folder"),
         (["verify", "/nonexistent"], "/nonexistent: no sweep there"),
         (["report", "/nonexistent"], "/nonexistent: no results"),
+        (["report", RESULTS / "momentum"], "the folder holds the campaign 'momentum'"),
+        (
+            ["report", RESULTS / "noise"],
+            f"start them with: dlnjax run {RESULTS}/noise/config.toml --out {RESULTS}/noise",
+        ),
+        (["reproduce", "--results", "/nonexistent"], "see --results, --configs"),
         (["run", "--set", "depth"], "depth: no such file"),
     ],
 )
@@ -137,7 +145,7 @@ def test_new_config_loads_and_explains_every_key(tmp_path, kind):
     text = path.read_text()
     sweep = spec.load(path, check_data=False)
     assert (sweep.study, sweep.problem.kind) == ("my_study", kind)
-    assert max(map(len, text.splitlines())) <= 110
+    assert max(len(line) for line in text.splitlines() if str(path) not in line) <= 110
     for name in (*keys.TOP, *keys.START, *keys.RECORD, *keys.GRID):
         assert f"\n{name} = " in text or (name == "data" and kind == "teacher")
     assert (
@@ -154,6 +162,12 @@ def test_defaults_in_the_new_config_are_the_defaults(tmp_path):
         (tmp_path / name).write_text(content)
     assert spec.load(tmp_path / "all.toml").hash() == spec.load(tmp_path / "few.toml").hash()
     assert len(optional) < len(text.splitlines()) - 6
+
+
+def test_a_name_with_spaces_is_quoted_in_what_to_run(tmp_path):
+    path = tmp_path / "my study.toml"
+    assert call("new", path)[1].endswith(f"run it with: dlnjax run '{path}'\n")
+    assert f"#   dlnjax run '{path}'\n" in path.read_text()
 
 
 def test_new_overwrites_nothing(tmp_path):

@@ -97,6 +97,26 @@ def test_a_missing_extra_is_named(config, tmp_path, monkeypatch, option, module,
     assert len(said.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--slurm", "2"], "--slurm: Could not detect"),
+        (["--slurm", "1", "--slurm-option", "cluster=local", "--slurm-option", "nonsense=1"], "nonsense"),
+        (
+            ["--dask", "nonsense"],
+            "--dask: missing port number in address 'nonsense'; give the address of a running",
+        ),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_told_in_a_line(config, tmp_path, options, told):
+    for module in ("submitit", "distributed"):
+        pytest.importorskip(module)
+    code, out, err = call("run", config, "--out", tmp_path / "out", *options)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert len(err.splitlines()) == 1
+
+
 def test_as_many_shards_in_flight_as_dask_can_run(monkeypatch):
     class Client:
         def __init__(self, address, **options):

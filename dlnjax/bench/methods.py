@@ -202,7 +202,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--depths", type=int, nargs="+", default=DEPTHS, help=f"depths (default {DEPTHS})")
     parser.add_argument(
-        "--only", nargs="+", choices=METHODS, default=list(METHODS), help="methods (default all)"
+        "--only",
+        nargs="+",
+        choices=METHODS,
+        metavar="METHOD",
+        default=list(METHODS),
+        help=f"of {'; '.join(METHODS)} (default all)",
     )
     parser.add_argument("--draw", action="store_true", help="only the figure, from the tables in the folder")
     options = parser.parse_args(argv)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pkgutil
 import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,14 +24,16 @@ def new(args: argparse.Namespace) -> int:
     from dlnjax.cli import template
 
     name = re.sub(r"[^a-z0-9_]+", "_", args.file.stem.lower())[:80] if args.file else "my_study"
-    text = template.text(args.kind, name or "my_study", str(args.file or "CONFIG"))
+    text = template.text(
+        args.kind, name or "my_study", shlex.quote(str(args.file)) if args.file else "CONFIG"
+    )
     if args.file is None:
         print(text, end="")
         return 0
     if args.file.exists():
         raise FileExistsError(f"{args.file}: is there already; remove it or give another name")
     args.file.write_text(text, encoding="utf-8")
-    print(f"{args.file}: written; run it with: dlnjax run {args.file}")
+    print(f"{args.file}: written; run it with: dlnjax run {shlex.quote(str(args.file))}")
     return 0
 
 

@@ -133,7 +133,7 @@ def _check(names: Sequence[str], args: argparse.Namespace) -> None:
     unknown = [name for name in names if name not in known.split(", ")]
     if unknown or not names:
         what = f"{unknown[0]}: is no study" if unknown else "reproduce: there is no study"
-        raise ValueError(f"{what} {places}; there are: {known}")
+        raise ValueError(f"{what} {places}; there are: {known}; see --results, --configs")
 
 
 def _study(name: str, args: argparse.Namespace) -> Told:

@@ -209,6 +209,7 @@ def dask(address: str | None = None, **cluster: Any) -> tuple[Executor, Callable
 
     Raises:
       ModuleNotFoundError: names the extra ``dask``.
+      ValueError: no scheduler answers there.
     """
     try:
         from distributed import Client
@@ -219,7 +220,11 @@ def dask(address: str | None = None, **cluster: Any) -> tuple[Executor, Callable
     options = (
         {} if address else {"processes": True, "threads_per_worker": 1, "dashboard_address": None, **cluster}
     )
-    client = Client(address, **options)
+    try:
+        client = Client(address, **options)
+    except (OSError, ValueError) as error:
+        remedy = "give the address of a running scheduler, as tcp://host:8786, or none for a cluster here"
+        raise ValueError(f"--dask: {error}; {remedy}") from None
 
     def close() -> None:
         client.close()

@@ -29,8 +29,7 @@ def slurm(
 
     Raises:
       ModuleNotFoundError: names the extra ``slurm``.
-      ValueError: fewer than one job.
-      RuntimeError: no Slurm on this machine.
+      ValueError: fewer than one job; no Slurm on this machine, or it refuses the jobs; an unknown parameter.
     """
     if jobs < 1:
         raise ValueError(f"slurm jobs: {jobs}; give at least 1")
@@ -38,10 +37,16 @@ def slurm(
         import submitit
     except ModuleNotFoundError:
         raise ModuleNotFoundError('--slurm: submitit is not installed; pip install "dlnjax[slurm]"') from None
-    executor = submitit.AutoExecutor(folder=Path(logs), cluster=cluster)
-    executor.update_parameters(**{"timeout_min": 24 * 60, **parameters})
     run = submitit.helpers.CommandFunction([str(word) for word in command], verbose=False)
-    return [executor.submit(run) for _ in range(jobs)]
+    try:
+        executor = submitit.AutoExecutor(folder=Path(logs), cluster=cluster)
+        executor.update_parameters(**{"timeout_min": 24 * 60, **parameters})
+        return [executor.submit(run) for _ in range(jobs)]
+    except (RuntimeError, NameError, TypeError) as error:  # what submitit raises at its user
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"--slurm: {reason}; see --slurm-option, cluster=local runs the jobs here"
+        ) from error
 
 
 def hosts(coordinator: str, processes: int, index: int) -> None:

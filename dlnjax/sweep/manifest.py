@@ -60,7 +60,7 @@ def load(out: Path | str) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file}: not a manifest of dlnjax ({type(error).__name__}: {error})") from None
     if "campaign" in found:
-        what = "summary.csv and claims.csv hold its results; a sweep needs another folder"
+        what = "its results are summary.csv, claims.csv and figures; a sweep needs another folder"
         raise ValueError(f"{file}: the folder holds the campaign {found['campaign']!r}: {what}")
     if newer:
         raise ValueError(

@@ -211,11 +211,14 @@ def read(out: Path | str, columns: Sequence[str] | None = None) -> pa.Table:
 
     Raises:
       FileNotFoundError: no results there.
-      ValueError: a file is damaged (named) or of a newer schema.
+      ValueError: a file is damaged (named) or of a newer schema, or the folder holds a campaign.
     """
     names = sorted(done(out))
     if not names:
-        raise FileNotFoundError(f"{out}: no results; start them with: dlnjax run CONFIG --out {out}")
+        config = Path(out) / manifest.CONFIG  # a campaign's folder is told apart by load
+        there = config if manifest.load(out) is not None and config.exists() else None
+        why = "no results" if there is None else "no results, only what a repository keeps of them"
+        raise FileNotFoundError(f"{out}: {why}; start them with: dlnjax run {there or 'CONFIG'} --out {out}")
     wanted = None if columns is None else list(dict.fromkeys([*columns, "cell"]))
     tables = [_without_weights(read_shard(out, name, wanted)) for name in names]
     whole = _ordered(pa.concat_tables(tables, promote_options="default"), out)
