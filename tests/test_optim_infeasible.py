@@ -139,6 +139,56 @@ def test_first_ten_iterates_equal_numpy(name, metric):
         assert all(np.allclose(a, b, atol=1e-12) for a, b in zip(params, layers, strict=True))
 
 
+def published_step(name, w, g, lr, strength=1.0):
+    """As the authors of landing (2022, 2024) and POGO (2026, for rows) scale their steps; w tall."""
+    if name == "landing":
+        error = w.T @ w - np.eye(w.shape[1])
+        return w - lr * ((g @ w.T @ w - w @ g.T @ w) / 2 + strength * w @ error)
+    x, g = w.T, g.T
+    m = x - lr * (x @ x.T @ g - x @ g.T @ x) / 2
+    return (m + (m - m @ m.T @ m) / 2).T
+
+
+@each_method
+def test_published_scaling_of_step_and_attraction(name):
+    """The same conventions were run beside the authors' own programs: ten iterates, 5e-16."""
+    rng, lr = np.random.default_rng(3), 0.05
+    w, target = (oracles.polar_factor(rng.standard_normal((5, 3))) for _ in range(2))
+    make = {
+        "landing": lambda: optim.landing(lr / 2, 2.0, metric="canonical", constrained=True),
+        "pogo": lambda: optim.pogo(lr / 2, metric="canonical", constrained=True),
+    }[name]
+    optimizer, ours = make(), jnp.asarray(w)
+    state = optimizer.init(ours)
+    update = jax.jit(lambda w, s: optimizer.update(w - target, s, w))
+    for _ in range(10):
+        w = published_step(name, w, w - target, lr)
+        step, state = update(ours, state)
+        ours = ours + step
+        np.testing.assert_allclose(ours, w, atol=1e-13)
+
+
+def test_safe_step_beside_the_published_one():
+    """Capped at 1/(2 lambda) the published step is safe too and rarely longer; for a vector on the manifold equal."""
+    rng, kept, ratios = np.random.default_rng(0), jax.jit(stiefel.kept_near), []
+    for k in range(60):
+        w, z, g = oracles.polar_factor(rng.standard_normal((5, 3))), *rng.standard_normal((2, 5, 3))
+        w, g = w + rng.uniform(0, 0.1) * z / np.linalg.norm(z), 10 ** rng.uniform(-2, 2) * g
+        error = w.T @ w - np.eye(3)
+        field = (g @ w.T @ w - w @ g.T @ w) / 2 + w @ error
+        d, a = np.linalg.norm(error), np.sum(field**2)
+        published = min((d * (1 - d) + np.sqrt(d**2 * (1 - d) ** 2 + a * (0.25 - d))) / a, 0.5)
+        assert distance(w - published * field) <= 0.25
+        ratios.append(
+            np.linalg.norm(kept(w, -(10.0 ** (k % 6)) * field, 0.25)) / (published * np.linalg.norm(field))
+        )
+    assert np.min(ratios) > 0.8
+    assert np.median(ratios) >= 1
+    w = oracles.polar_factor(rng.standard_normal((4, 1)))
+    v = 1e3 * oracles.tangent(w, rng.standard_normal((4, 1)))
+    np.testing.assert_allclose(stiefel.kept_near(jnp.asarray(w), v, 0.25), v * 0.5 / np.linalg.norm(v))
+
+
 @pytest.mark.slow
 @each_method
 def test_rate_on_the_reference_case_is_that_of_riemannian_gradient_descent(name):

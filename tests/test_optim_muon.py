@@ -7,7 +7,8 @@ import optax
 import oracles
 import pytest
 
-from dlnjax import optim, stiefel
+from dlnjax import initial, network, optim, problem, stiefel, train
+from dlnjax.theory import closed
 
 #: Tall with and without a reduction to the span, wide, square of odd and even size, optimum of lower rank.
 SHAPES = [(9, 2), (6, 3), (3, 6), (5, 4), (9, 7), (5, 5), (4, 4)]
@@ -118,6 +119,53 @@ def test_a_constant_step_of_unit_length_stalls_at_its_size_and_the_dual_length_c
     falling = optax.exponential_decay(0.05, 1, 0.93)
     with jax.numpy_dtype_promotion("standard"):
         assert end(optim.muon(falling, constrained=True), 400) < 1e-9
+
+
+def test_edge_of_the_dual_length_bounds_the_hessian_and_is_attained_by_one_common_turn():
+    """Against the product's first variation in numpy: coupled directions in the norm that is steepest descent's own."""
+    rng, sigma, scales = np.random.default_rng(0), np.array([1.0, 0.8, 0.6, 0.4]), np.array([1.0, 0.5, 0.8])
+    dims = (6, 4, 4, 5)
+    edge = closed.spectral_step_max(sigma, dims=dims, scales=scales)
+    u, v = (
+        oracles.polar_factor(rng.standard_normal((5, 4))),
+        oracles.polar_factor(rng.standard_normal((6, 4))),
+    )
+    layers = oracles.with_product(rng, dims, (u * sigma) @ v.T)
+    frame = oracles.chain_product(layers[1:])
+    turn = np.kron(np.eye(2), [[0.0, -1.0], [1.0, 0.0]])  # skew and orthogonal
+
+    def quotient(xi):
+        parts = [oracles.chain_product([*layers[:i], x, *layers[i + 1 :]]) for i, x in enumerate(xi)]
+        norms = [np.linalg.norm(xi[0]), *(np.linalg.norm(x, 2) for x in xi[1:])]
+        return np.sum(sum(parts) ** 2) / np.sum(np.square(norms) / scales)
+
+    for _ in range(30):
+        assert quotient(oracles.tangents(layers, [rng.standard_normal(w.shape) for w in layers])) < 2 / edge
+    common, after = [], np.eye(5)  # layers after the one that turns
+    for w, s in zip(layers[:0:-1], scales[:0:-1], strict=True):
+        basis = after.T @ u
+        common.insert(0, s * basis @ turn @ basis.T @ w)
+        after = after @ w
+    along = frame.T @ u @ turn @ (u.T @ frame @ layers[0])
+    common.insert(0, scales[0] * along / np.sum(sigma**2))
+    assert quotient(common) == pytest.approx(2 / edge, rel=1e-12)
+
+
+@pytest.mark.slow
+def test_edge_of_the_dual_length_is_sharp():
+    dims, sigma = (6, 4, 4, 6), [1.0, 0.8, 0.6, 0.4]
+    teacher = network.stack(initial.teacher(jax.random.key(0), dims, sigma))
+    task = problem.whitened(network.end_to_end(teacher))
+    start = network.stack(initial.perturb(jax.random.key(1), network.unstack(teacher), 1e-5))
+    edge = closed.spectral_step_max(sigma, dims=dims)
+
+    @jax.jit
+    def end(mu):
+        optimizer = optim.muon(mu, length="dual")
+        return train.train(start, task, optimizer, num_steps=500, record_every=500)[1].distance[-1]
+
+    assert end(0.98 * edge) < 1e-12
+    assert end(1.02 * edge) > 1e-2
 
 
 def test_bad_length_is_told_the_choices():

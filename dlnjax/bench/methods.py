@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from dlnjax import initial, network, optim, problem, scales
 from dlnjax.analysis import style
-from dlnjax.theory import rates
+from dlnjax.theory import closed, rates
 
 DEPTHS = (2, 8, 32)
 SHOWN = 8
@@ -37,6 +37,7 @@ COLOURS = {
     "pogo": style.COLOURS["grey"],
     "heavy ball": style.COLOURS["pink"],
     "muon, dual length": style.COLOURS["amber"],
+    "muon, middle scales": "#8F7A00",
     "conjugate gradients": style.COLOURS["orange"],
     "L-BFGS": "#882255",
     "trust region": style.COLOURS["ink"],
@@ -46,12 +47,14 @@ COLOURS = {
 class Case(NamedTuple):
     """Attributes:
     start: the layers. task: the problem. best: the best constant step of gradient descent. middle: scales.
+    edge: of steepest descent under the spectral norm, with scales 1 and with middle ones.
     """
 
     start: Any
     task: Any
     best: float
     middle: Any
+    edge: tuple[float, float]
 
 
 class Method(NamedTuple):
@@ -66,14 +69,26 @@ class Method(NamedTuple):
     most: int = 1_000_000
 
 
+def falling(step: float, factor: float) -> optax.GradientTransformation:
+    """Unit length, the step times ``factor`` an update, on the orthonormal layers; the first takes a constant step."""
+    schedule = optax.exponential_decay(step, 1, factor)
+    held = optim.muon(schedule, constrained=lambda params: jax.tree.map(lambda _: True, params))
+    rules = {"free": optim.gd(0.5), "held": held}
+    return optax.partition(rules, lambda params: ("free", *["held"] * (len(params) - 1)))
+
+
 METHODS = {
     "rgd": Method(lambda c: optim.rgd(0.95 * c.best), 3000),
     "rgd, middle scales": Method(lambda c: optim.rgd(0.4, scales=c.middle), 3000),
     "landing": Method(lambda c: optim.landing(0.95 * c.best), 3000),
     "pogo": Method(lambda c: optim.pogo(0.95 * c.best), 3000),
     "heavy ball": Method(lambda c: optim.heavy_ball(0.5 * c.best, 0.8), 3000),
-    "muon, constant step": Method(lambda c: optim.muon(0.02), 130, most=2),
-    "muon, dual length": Method(lambda c: optim.muon(0.4 * c.best, length="dual"), 130, most=2),
+    "muon, constant step": Method(lambda c: optim.muon(0.02), 1000),
+    "muon, falling step": Method(lambda c: falling(0.2, 0.97), 1000),
+    "muon, dual length": Method(lambda c: optim.muon(0.9 * c.edge[0], length="dual"), 4000),
+    "muon, middle scales": Method(
+        lambda c: optim.muon(0.9 * c.edge[1], length="dual", scales=c.middle), 1000
+    ),
     "conjugate gradients": Method(
         lambda c: optim.conjugate_gradient(c.best), 300, lambda state: 1 + 2 * state[-1].trials
     ),
@@ -90,7 +105,9 @@ def case(depth: int) -> Case:
     start = initial.haar(jax.random.key(0), dims, first_scale=0.5)
     best = rates.predict(teacher, task, step_size=1.0, scales=scales.discrepant(teacher)).step_optimal
     middle = scales.middle(network.stack(teacher))
-    return Case(network.stack(start), task, float(best), middle)
+    per_layer = np.concatenate([np.ravel(s) for s in middle])
+    edge = tuple(closed.spectral_step_max(SIGMA, dims=dims, scales=s) for s in (None, per_layer))
+    return Case(network.stack(start), task, float(best), middle, edge)
 
 
 def run(case: Case, method: Method) -> dict[str, Any]:

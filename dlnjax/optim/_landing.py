@@ -86,9 +86,11 @@ def landing(
     r"""The landing algorithm: gradient descent that approaches the manifold instead of staying on it.
 
     ``W_i <- W_i - eta_i (A_i W_i + lambda W_i (W_i^T W_i - I))`` with ``eta_i = mu s_i``, or less where that would
-    leave the distance; the free leaves as in :func:`rgd` [paper: Ablin & Peyre 2022, equation of the landing
-    field; Ablin, Vary, Gao & Absil 2024 for rectangular matrices]. Near a solution the distance from the manifold
-    shrinks by ``1 - 2 eta lambda`` a step and, in the embedded metric, the error as in :func:`rgd` [derived].
+    leave the distance; the free leaves as in :func:`rgd` [paper: Ablin & Peyre 2022; Ablin, Vary, Gao & Absil
+    2024 for rectangular matrices]. The papers' A is half of the ``canonical`` one: ``landing(mu / 2, 2 lambda,
+    metric="canonical")`` takes the steps of their authors' code at ``lr = mu`` and lambda, while these are
+    safe. Near a solution the distance from the manifold shrinks by ``1 - 2 eta lambda`` a step
+    and, in the embedded metric, the error as in :func:`rgd` [derived].
 
     Args:
       step_size, scales, constrained, axes: as in :func:`rgd`.

@@ -63,8 +63,9 @@ def pogo(
     r"""POGO: ``M_i = W_i - mu s_i A_i W_i``, ``W_i <- M_i (3 I - M_i^T M_i) / 2``; the free leaves as in :func:`rgd`.
 
     ``A W`` is the relative gradient. The paper's is half of that of the ``canonical`` metric
-    [paper: Javaloy & Vergari 2026, arXiv 2602.14656, with lambda = 1/2]; ``embedded`` makes it agree with
-    :func:`rgd` to second order in the step. The safe step is :func:`leap`'s.
+    [paper: Javaloy & Vergari 2026, arXiv 2602.14656, with lambda = 1/2]: ``pogo(mu / 2, metric="canonical")`` takes the
+    steps of its authors' code at ``lr = mu``. ``embedded`` makes it agree with :func:`rgd` to second order
+    in the step. The safe step is :func:`leap`'s; theirs has none.
 
     Args:
       step_size, scales, constrained, axes: as in :func:`rgd`.

@@ -73,9 +73,10 @@ def kept_near(point: jax.Array, vector: jax.Array, distance: float | jax.Array) 
     With ``E = W^T W - I``, ``C = W^T v + v^T W`` and ``N = v^T v`` the error after the step is ``E + t C + t^2 N``.
     A vector that fits by ``||E + C|| + ||N||`` is returned as it is. Any other is first shortened so that the linear
     part does not overshoot, ``t <= -<E, C> / ||C||^2`` where that is positive; then t solves
-    ``||N|| t^2 + (||E + C|| - ||E||) t = distance - ||E||``. For
-    ``v = -eta (A W + lambda W E)`` this is the safe step size of [paper: Ablin, Vary, Gao & Absil 2024] with the
-    norm of N in place of its bound ``||v||^2``; for other v [derived].
+    ``||N|| t^2 + (||E + C|| - ||E||) t = distance - ||E||`` [derived]. The safe step size of the landing papers, as
+    their authors' code has it, is for ``v = -eta (A W + lambda W E)`` the same root with ``||v||^2`` in place of
+    ``||N||`` and ``-2 eta lambda d (1 - d)``, d = ||E||, in place of ``||E + C|| - ||E||``; that bound holds up to
+    ``eta = 1 / (2 lambda)``, where the code for square matrices caps the step (the one for tall matrices does not).
 
     Args:
       point: ``(..., n, p)`` with ``||W^T W - I||_F <= distance``.

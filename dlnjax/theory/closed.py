@@ -64,6 +64,23 @@ def closed_form(
     return spectrum.rate(spectrum.extremes(values, counts), float(step_size), total)
 
 
+def spectral_step_max(singular_values: Sequence[float], *, dims: Sequence[int], scales: Any = None) -> float:
+    r"""The stability edge of steepest descent under the spectral norm, ``optim.muon(length="dual")`` [derived].
+
+    For whitened data and an optimum that the network reaches, ``mu_max = 2 / (s_1 + sum_a sigma_a^2 sum_{i>=2} s_i)``:
+    the Hessian's greatest value on directions with ``||xi_1||_F^2 / s_1 + sum_{i>=2} ||xi_i||_2^2 / s_i = 1``, by
+    Cauchy-Schwarz and ``||xi_i W_{i-1} ... W_1||_F <= ||xi_i||_2 ||sigma||``. Attained where every layer turns by the
+    same skew orthogonal matrix, which exists for even r; for odd r the edge can lie farther out. Gradient descent has
+    ``(sigma_1^2 + sigma_2^2) / 2`` in place of the sum of squares.
+
+    Args:
+      singular_values, dims, scales: as in :func:`closed_form`.
+    """
+    widths = [int(d) for d in dims]
+    first, *others = _host.layer_steps(1.0, scales, len(widths) - 1)
+    return float(2 / (first + np.sum(np.square(_checked(singular_values, widths))) * np.sum(others)))
+
+
 def tangent_dimension(dims: Sequence[int]) -> int:
     """Dimension of the space of layers: ``W_1`` free, the others on their Stiefel manifolds."""
     pairs = list(zip(dims[1:], dims[:-1], strict=True))
