@@ -54,7 +54,7 @@ class Case(NamedTuple):
     task: Any
     best: float
     middle: Any
-    edge: tuple[float, float]
+    edge: tuple[float, ...]
 
 
 class Method(NamedTuple):
