@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,7 +73,7 @@ def falling(step: float, factor: float) -> optax.GradientTransformation:
     """Unit length, the step times ``factor`` an update, on the orthonormal layers; the first takes a constant step."""
     schedule = optax.exponential_decay(step, 1, factor)
     held = optim.muon(schedule, constrained=lambda params: jax.tree.map(lambda _: True, params))
-    rules = {"free": optim.gd(0.5), "held": held}
+    rules: dict[Hashable, Any] = {"free": optim.gd(0.5), "held": held}
     return optax.partition(rules, lambda params: ("free", *["held"] * (len(params) - 1)))
 
 
