@@ -7,9 +7,10 @@ N-layer network under Riemannian gradient descent is that of a two-layer one who
 
 .. math:: U^+ = \mathrm{Retr}_U(-\mu_N P_U(F))\, R^{N-2}, \qquad W_1^+ = W_1 - \mu\, U^T G .
 
-The power costs O(log N) products of size r, so a thousand layers cost about what thirty do. It holds
-because the middle layers all carry the same relative gradient (``W_{i+1}^T g_{i+1} = g_i W_i^T``) and the
-polar retraction commutes with rotations; QR and elementwise Adam do not, and have no such reduction.
+The power costs what the angle needs that its rotations come to, and O(log N) products at most, so a thousand
+layers cost what thirty do. It holds because the middle layers all carry the same relative gradient
+(``W_{i+1}^T g_{i+1} = g_i W_i^T``) and the polar retraction commutes with rotations; QR and elementwise Adam do
+not, and have no such reduction.
 Heavy ball with projection transport reduces too, and so does Adam with one second moment a layer.
 """
 
@@ -24,8 +25,9 @@ from jax.core import Tracer
 
 from dlnjax import _moments, network, stiefel
 from dlnjax import train as training
-from dlnjax._linalg import matmul, skew, transpose
+from dlnjax._linalg import matmul, skew, transpose, transposed
 from dlnjax._moments import Memory, Rule
+from dlnjax._turns import turns
 from dlnjax._types import Count, Number, Params, Scales, Trace
 from dlnjax.problem import Quadratic
 
@@ -271,10 +273,11 @@ def prepare(
 def _gradients(network: Reduced, problem: Quadratic) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The gradient of W_1, the middle layers' relative gradient Omega, and the last layer's tangent one."""
     gradient = problem.product_gradient(end_to_end(network))
+    inward = transposed(network.frame)
     framed = matmul(gradient, transpose(network.first))
-    relative = skew(matmul(transpose(network.frame), framed))
+    relative = skew(matmul(inward, framed))
     return (
-        matmul(transpose(network.frame), gradient),
+        matmul(inward, gradient),
         relative,
         stiefel.project_tangent(network.frame, framed),
     )
@@ -286,15 +289,20 @@ def _step(network: Reduced, memory: Memory | None, problem, steps: LayerScales, 
         memory, (first, middle, last) = _moments.advance(
             memory, _moments.Triple(first, middle, last), network.frame, rule
         )
-    identity = jnp.eye(network.first.shape[0], dtype=network.first.dtype)
-    rotation = stiefel.retract_polar(identity, -steps.middle * middle)
-    turned = power(rotation, network.num_layers - 2)
+    relative = -steps.middle * middle
+    rotation = _rotation(relative)  # computed only where layers or moments are turned by it
+    turned = turns(relative, network.num_layers - 2, lambda k, n: power(_rotation(k), n))
     moved = network._replace(
         first=network.first - steps.first * first,
         frame=matmul(stiefel.retract_polar(network.frame, -steps.last * last), turned),
         prefixes=None if network.prefixes is None else _turn(network.prefixes, rotation),
     )
     return moved, None if memory is None else _moments.turn(memory, rotation, turned)
+
+
+def _rotation(relative: jax.Array) -> jax.Array:
+    """``R = polar(I + K)``, K skew."""
+    return stiefel.retract_polar(jnp.eye(relative.shape[-1], dtype=relative.dtype), relative)
 
 
 def _turn(prefixes: jax.Array, rotation: jax.Array) -> jax.Array:

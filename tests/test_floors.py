@@ -14,7 +14,7 @@ FLOORS = {
     "stiefel": 1,
     **dict.fromkeys(["network", "optim"], 2),
     **dict.fromkeys(["problem", "initial", "scales"], 3),
-    **dict.fromkeys(["losses", "train", "_moments"], 4),
+    **dict.fromkeys(["losses", "train", "_moments", "_turns"], 4),
     "reduced": 5,
     "layerwise": 6,
     "theory": 6,

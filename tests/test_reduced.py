@@ -7,6 +7,7 @@ import oracles
 import pytest
 
 from dlnjax import network, problem, reduced
+from dlnjax._turns import turns
 
 # (widths, colour): tall and wide last layers, whitened and coloured data, two layers and many
 CASES = [
@@ -63,6 +64,25 @@ def test_power_equals_numpy(exponent):
     expected = np.linalg.matrix_power(rotation, exponent)
     found = jax.jit(reduced.power)(jnp.asarray(rotation), jnp.int32(exponent))
     np.testing.assert_allclose(found, expected, atol=1e-13 * max(1, exponent / 1000))
+
+
+TURNS = jax.jit(
+    jax.vmap(lambda k, n: turns(k, n, lambda k, n: reduced.power(reduced._rotation(k), n)), (0, None))
+)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-6, 1e-4, 1e-2, 1.0])
+@pytest.mark.parametrize("exponent", [0, 1, 30, 510, 40_000])
+def test_power_of_a_polar_step_equals_its_eigenvalues_power(size, exponent):
+    drawn = np.random.default_rng(0).standard_normal((3, 5, 5))
+    skew = drawn - drawn.swapaxes(1, 2)
+    skew *= size / np.linalg.norm(skew[0])  # cells of a batch differ in size
+    values, vectors = np.linalg.eig(skew)
+    turned = np.exp(1j * exponent * np.arctan(values.imag))
+    expected = ((vectors * turned[:, None]) @ np.linalg.inv(vectors)).real
+    found = TURNS(jnp.asarray(skew), jnp.int32(exponent))
+    squared = exponent * size**5 > 1e-16  # by squarings, which double their rounding
+    np.testing.assert_allclose(found, expected, atol=1e-15 * (exponent if squared else 4) + 2e-15)
 
 
 def test_traced_depth_needs_one_program_and_gives_the_same_numbers():

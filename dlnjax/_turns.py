@@ -1,0 +1,81 @@
+r"""A power of the rotation that a polar step is: by its logarithm where the step is small.
+
+A skew K of eigenvalues ``i k`` has ``polar(I + K) = exp(atanh K)``, since ``(1 + ik) / |1 + ik| = exp(i atan k)``. So
+
+.. math:: \mathrm{polar}(I + K)^n = \exp\bigl(n\,(K + K^3/3 + K^5/5 + \dots)\bigr),
+
+and its cost follows the angle n k that the rotations come to, which a stable step keeps about the same at every depth,
+instead of the number n. Where K is too large for two terms of the logarithm the power is taken by squarings. [derived]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlnjax._linalg import frobenius, matmul
+from dlnjax._types import Count
+from dlnjax.stiefel._shape import batch_as_axis, identity_like
+
+#: Terms of the exponential, by the bytes of a number: a larger angle is halved first.
+_TERMS = {4: 5, 8: 8}
+
+
+def turns(
+    skew: jax.Array, exponent: Count, by_squaring: Callable[[jax.Array, Count], jax.Array]
+) -> jax.Array:
+    """``polar(I + K)^n``.
+
+    Args:
+      skew: K, ``(r, r)``.
+      exponent: n >= 0; may be traced.
+      by_squaring: ``(K, n) -> polar(I + K)^n`` for any K.
+    """
+    if isinstance(exponent, int) and exponent == 0:
+        return identity_like(skew)
+
+    @batch_as_axis
+    def power(skew: jax.Array, exponent: jax.Array) -> jax.Array:
+        size = frobenius(skew) / np.sqrt(2).astype(skew.dtype)  # bounds the eigenvalues, which come in pairs
+        times = jnp.broadcast_to(exponent, size.shape).astype(skew.dtype)
+        enough = jnp.finfo(skew.dtype).eps / 2
+        near = jnp.all(times * size**5 / 5 <= enough)
+        cubic = jnp.any(times * size**3 / 3 > enough)
+
+        def small(skew):
+            angle = jax.lax.cond(cubic, lambda k: k + matmul(matmul(k, k), k) / 3, lambda k: k, skew)
+            return _exponential(angle * times[..., None, None], jnp.max(times * size))
+
+        def large(skew):
+            squared = by_squaring
+            for _ in skew.shape[:-2]:
+                squared = jax.vmap(squared, (0, 0 if exponent.ndim else None))
+            return squared(skew, exponent)
+
+        return jax.lax.cond(near, small, large, skew)
+
+    return power(skew, jnp.asarray(exponent, jnp.int32))
+
+
+def _exponential(angle: jax.Array, size: jax.Array) -> jax.Array:
+    """``exp(X)`` by its series and squarings, no more of either than the largest ``||X||`` of a batch needs."""
+    dtype = angle.dtype
+    most, half = _TERMS[dtype.itemsize], float(jnp.finfo(dtype).eps) / 2
+    reach = [(math.factorial(k) * half) ** (1 / k) for k in range(2, most + 2)]  # up to which k - 1 terms do
+    halvings = jnp.ceil(jnp.log2(jnp.maximum(size / reach[-1], 1))).astype(jnp.int32)
+    scale = jnp.exp2(-halvings.astype(dtype))
+    x = angle * scale
+    terms = 1 + jnp.sum(size * scale > jnp.asarray(reach[:-1], dtype)).astype(jnp.int32)
+
+    def horner(i, sum_):
+        order = (terms - 1 - i).astype(dtype)
+        return (x + matmul(x, sum_)) / order
+
+    # without the identity, whose rounding the squarings would double
+    beyond = jax.lax.fori_loop(0, terms - 1, horner, x / terms.astype(dtype))
+    beyond = jax.lax.fori_loop(0, halvings, lambda _, d: 2 * d + matmul(d, d), beyond)
+    return identity_like(beyond) + beyond
