@@ -16,7 +16,7 @@ _STYLE = """
   --line: #d9dcdf; --good: #0b6b3a; --bad: #a8321b; --link: #0b5cad; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #aeb4bb; --page: #16181b;
   --card: #202327; --line: #3a3f45; --good: #6fd49a; --bad: #ff9d85; --link: #8ec2ff; }
-  figure svg, .live { filter: invert(0.91) hue-rotate(180deg); } }
+  figure svg, .live { filter: invert(0.93) hue-rotate(180deg) brightness(1.25); } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 58rem; background: var(--page);
   color: var(--ink); font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
@@ -171,6 +171,8 @@ def _words(value: str) -> str:
     marked = re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(value))
     marked = re.sub(r"\bN\^([0-9.]*[0-9])", r"N<sup>\1</sup>", marked)
     marked = re.sub(r"\bN\^-([0-9.]*[0-9])", "N<sup>\u2212\\1</sup>", marked)
+    marked = re.sub(r"(?<![\w<-])-(?=[0-9])", "\u2212", marked)
+    marked = marked.replace("1 - factor", "1\u00a0\u2212\u00a0factor").replace("N = ", "N\u00a0=\u00a0")
     return marked.replace("+-", "\u00b1").replace("&lt;=", "\u2264")
 
 

@@ -71,7 +71,7 @@ CAPTIONS = {
     ),
 }
 # Long lists of the manifest, of no use to a reader.
-_HIDDEN = ("cells", "partition", "history", "manifest_version")
+_HIDDEN = ("cells", "partition", "history", "manifest_version", "scales")
 
 
 class Report(NamedTuple):
@@ -191,7 +191,8 @@ def _facts(path: Path) -> list[tuple[str, str]]:
 
 
 def _short(value: Any) -> str:
-    shown = value if isinstance(value, str) else json.dumps(value)
+    words = isinstance(value, list) and all(isinstance(one, str) for one in value)
+    shown = ", ".join(value) if words else value if isinstance(value, str) else json.dumps(value)
     return shown if len(shown) <= 120 else shown[:117] + "..."
 
 
