@@ -154,6 +154,8 @@ def test_curves_are_interactive_where_plotly_is(installed, format, wanted, tmp_p
 
 def test_signs_and_lists_are_set_as_one_writes_them():
     assert _page._words("-1 +- 0.02, N = 2..8") == "\u22121 \u00b1 0.02, N\u00a0=\u00a02..8"
-    assert _page._words("1 - factor; a-1; --out; 2e-09; -") == "1\u00a0\u2212\u00a0factor; a-1; --out; 2e-09; -"
+    assert (
+        _page._words("1 - factor; a-1; --out; 2e-09; -") == "1\u00a0\u2212\u00a0factor; a-1; --out; 2e-09; -"
+    )
     assert report._short(["2 x cpu", "1 x gpu"]) == "2 x cpu, 1 x gpu"
     assert report._short([1, 2]) == "[1, 2]"
