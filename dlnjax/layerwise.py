@@ -140,16 +140,26 @@ def _turned(run: jax.Array, turn: jax.Array, count: jax.Array) -> tuple[jax.Arra
       run: ``(..., k, r, r)``.
       turn: ``R_2 - I``, ``(..., r, r)``. The identity is left out of what is carried: there it would gather what
         every layer lacks of being orthonormal.
-      count: at most k.
+      count: at most k; the layers beyond are identities.
     """
+
+    if not run.shape[-3]:
+        return run, identity_like(turn)
+
+    def move(run, i, turn):
+        # held as arrays: fused into what reads them, the slice and the sum would be computed twice
+        layer = jax.lax.optimization_barrier(jax.lax.dynamic_index_in_dim(run, i, -3, keepdims=False))
+        change = matmul(layer, turn)
+        moved = jax.lax.optimization_barrier(layer + change)
+        run = jax.lax.dynamic_update_index_in_dim(run, moved, i, -3)
+        return run, matmul(change, transpose(layer)), moved
 
     def body(i, carry):
         run, turn, prefix = carry
-        layer = jax.lax.dynamic_index_in_dim(run, i, -3, keepdims=False)
-        change = matmul(layer, turn)
-        moved = layer + change
-        run = jax.lax.dynamic_update_index_in_dim(run, moved, i, -3)
-        return run, matmul(change, transpose(layer)), matmul(moved, prefix)
+        run, turn, moved = move(run, i, turn)
+        return run, turn, matmul(moved, prefix)
 
-    run, _, prefix = jax.lax.fori_loop(0, count, body, (run, turn, identity_like(turn)))
+    # the first layer is its own prefix; where none is in the middle it is an identity that stays
+    first = move(run, 0, jnp.where(count > 0, turn, 0))
+    run, _, prefix = jax.lax.fori_loop(1, count, body, first)
     return run, prefix
