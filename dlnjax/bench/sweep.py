@@ -16,6 +16,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -159,10 +160,16 @@ def _print_case(case: tuple[int, int, int], times: dict[str, float], blas: dict[
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; exit code 0 when every target is met, 1 otherwise."""
     parser = argparse.ArgumentParser(prog="dlnjax bench sweep", description=__doc__)
-    parser.add_argument("--json", metavar="FILE", help="write the numbers and the list of targets there")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", default=Path("results/bench/sweep.json"),
+        help="where the numbers and the list of targets go, a figure of the same name beside (default %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5, help="interleaved timing rounds (default 5)")
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a round (default 0.3)")
+    parser.add_argument("--quick", action="store_true", help="shorter rounds, no figure: half a minute")
     options = parser.parse_args(argv)
+    if options.quick:
+        options.rounds, options.seconds = 2, 0.1
     from dlnjax.sweep import devices
 
     devices.prepare("float32")
@@ -179,11 +186,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     for target in targets:
         verdict = "met" if target["met"] else "MISSED"
         print(f"{verdict:7}{target['name']}: {target['value']:.3g} (target {target['target']:.3g})")
-    if options.json:
-        import jax
+    import jax
 
-        machine = {"cores": os.cpu_count(), "processor": platform.machine(), "jax": jax.__version__}
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"targets": targets, "cases": report, "machine": machine}, file, indent=2)
-            file.write("\n")
+    machine = {"cores": os.cpu_count(), "processor": platform.machine(), "jax": jax.__version__}
+    told: dict[str, Any] = {"targets": targets, "cases": report, "machine": machine}
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    if not options.quick:
+        from dlnjax.analysis import style
+        from dlnjax.bench import _scaling
+
+        told["scaling"] = _scaling.measure(time_case, rounds=options.rounds, seconds=options.seconds / 3)
+        style.save(_scaling.draw(told["scaling"]), options.json.with_suffix(""))
+    options.json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     return 0 if all(target["met"] for target in targets) else 1
