@@ -6,6 +6,8 @@ product of the library goes through :func:`matmul`, so that no caller has to set
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -13,6 +15,20 @@ import jax.numpy as jnp
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
     """``a @ b`` over the last two axes, leading axes broadcast, at the highest precision."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def fused(a: jax.Array, b: jax.Array) -> jax.Array:
+    """:func:`matmul`, written out as a sum where the matrices are tiny, which fuses with what is around it.
+
+    For widths 4 to 7 XLA's own product on a CPU takes 4 to 10 times the time (measured in batches of 16, float64 and
+    float32), more than for width 8. What is computed twice may then be rounded in two ways: not for iterations that
+    tell zero from rounding, such as the polar factor's.
+    """
+    sizes = (*a.shape[-2:], b.shape[-1])
+    tiny = max(sizes) < 8 or math.prod(sizes) <= 128
+    if tiny and a.ndim == b.ndim and a.shape[-1] == b.shape[-2]:
+        return jnp.sum(a[..., :, :, None] * b[..., None, :, :], axis=-2)
+    return matmul(a, b)
 
 
 def transpose(a: jax.Array) -> jax.Array:

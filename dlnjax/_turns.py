@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlnjax._linalg import frobenius, matmul
+from dlnjax._linalg import frobenius
+from dlnjax._linalg import fused as matmul
 from dlnjax._types import Count
 from dlnjax.stiefel._shape import batch_as_axis, identity_like
 

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 
 from dlnjax import network, stiefel
 from dlnjax import train as training
-from dlnjax._linalg import matmul, skew, transpose, transposed
+from dlnjax._linalg import fused as matmul
+from dlnjax._linalg import skew, transpose, transposed
 from dlnjax._types import Count, Number, Params, Scales, Trace
 from dlnjax.reduced import LayerScales, layer_scales
 from dlnjax.stiefel._shape import batch_as_axis, identity_like
