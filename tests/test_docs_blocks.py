@@ -53,11 +53,13 @@ DLNJAX = """#!/bin/sh
 [ "$1" != new ] || sed -i 's/^seed = .*/seed = [0]/; s/^depth = .*/depth = [2, 4]/; s/"auto"/"reduced"/' "$2"
 """
 # Knows extras, installs nothing.
-PIP = """#!{python}
+PIP = """#!/bin/sh
+exec "{python}" - "$@" <<'end'
 import re, sys, tomllib
 extras = tomllib.load(open({project!r}, "rb"))["project"]["optional-dependencies"]
 for name in re.findall(r"\\[(.*?)\\]", " ".join(sys.argv)):
     assert set(name.split(",")) <= set(extras), sys.argv
+end
 """
 # Two jobs of the array, one after the other.
 SBATCH = """#!/bin/sh
