@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from dlnjax import layerwise, problem, reduced
+from dlnjax._linalg import matmul
 from dlnjax.sweep import blocks
 
 Advance = Callable[[int], Any]
@@ -76,7 +77,7 @@ def products_alone(layers: np.ndarray, target: np.ndarray, count: int) -> Advanc
 
     def one(layers, target, steps):
         def product(_, w):
-            return _matmul(w, factor)
+            return matmul(w, factor)
 
         return jax.lax.fori_loop(0, steps[0] * count, product, target)
 
@@ -94,30 +95,26 @@ def own_products(layers: np.ndarray, target: np.ndarray, step_size: float) -> Ad
         a, b = layers[1], layers[2]
 
         def turned(turn):  # W T, (W T) W^T
-            return _matmul(_matmul(a, turn), a.T)
+            return matmul(matmul(a, turn), a.T)
 
         def middle(_, carry):
             turn, prefix = carry
-            return turned(turn), _matmul(b, prefix)
+            return turned(turn), matmul(b, prefix)
 
         def step(_, carry):
             turn, prefix, last = carry
-            frame = _matmul(last, prefix)
-            inward = _matmul(b, _matmul(frame, a))
-            relative = _matmul(inward, a.T)
-            tangent = _matmul(_matmul(frame, relative), prefix.T)
-            turn = _matmul(_matmul(relative, relative.T), turn)
-            last = _matmul(_matmul(tangent, tangent.T), tangent)
+            frame = matmul(last, prefix)
+            inward = matmul(b, matmul(frame, a))
+            relative = matmul(inward, a.T)
+            tangent = matmul(matmul(frame, relative), prefix.T)
+            turn = matmul(matmul(relative, relative.T), turn)
+            last = matmul(matmul(tangent, tangent.T), tangent)
             turn, prefix = jax.lax.fori_loop(1, len(layers) - 2, middle, (turned(turn), prefix))
             return turn, prefix, last
 
         return jax.lax.fori_loop(0, steps[0], step, (layers[-1], target, layers[0] * 2))
 
     return _ours(layers, target, one)
-
-
-def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def naive_jax(layers: np.ndarray, target: np.ndarray, step_size: float) -> Advance:

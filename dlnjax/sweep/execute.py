@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dlnjax import layerwise, optim, reduced, train
+from dlnjax import layerwise, reduced, train
 from dlnjax._linalg import matmul
 from dlnjax.sweep import (
     accuracy,
@@ -39,17 +39,8 @@ from dlnjax.sweep.cells import Cell, Sweep
 from dlnjax.sweep.checkpoint import Room
 from dlnjax.sweep.instance import TwoLayer
 from dlnjax.sweep.parts import general, words
-from dlnjax.sweep.parts.general import RETRACTIONS
+from dlnjax.sweep.parts.general import Steps
 from dlnjax.sweep.plan import Program, Shard
-from dlnjax.sweep.settings import Settings
-
-
-class Steps(NamedTuple):
-    """What tells the cells of one program apart, ``(B,)`` each."""
-
-    size: jax.Array
-    scales: reduced.LayerScales
-    momentum: jax.Array
 
 
 class Way(NamedTuple):
@@ -301,23 +292,14 @@ def _layers(
     if (program.optimizer, program.retraction) == ("rgd", "polar"):
         engine = layerwise.prepare(params, problem, step_size=steps.size, scales=steps.scales, depth=depth)
     else:
-        engine = train.prepare(params, problem, _optimizer(program, steps), depth=depth)
+        optimizer = general.recipe(program, steps, tuple(steps.scales), None)
+        engine = train.prepare(params, problem, optimizer, depth=depth)
 
     def finish(carry) -> TwoLayer:
         params = engine.finish(carry)
         return TwoLayer(params[0], reduced.frame(params, depth))
 
     return _in_two_layers(engine, problem, finish)
-
-
-def _optimizer(program: Program, steps: Steps):
-    scales: Any = tuple(steps.scales)
-    if program.optimizer == "gd":
-        return optim.gd(steps.size, scales=scales)
-    retraction = RETRACTIONS[program.retraction]
-    if program.optimizer == "heavy_ball":
-        return optim.heavy_ball(steps.size, steps.momentum, scales=scales, retraction=retraction)
-    return optim.rgd(steps.size, scales=scales, retraction=retraction)
 
 
 def _reduced(
@@ -357,11 +339,6 @@ def _trained_frame(ended: chunks.Ended, depth: int) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in ended.result]
 
 
-def _steps(chosen: Settings, column: Callable[[np.ndarray], jax.Array]) -> Steps:
-    scales = reduced.LayerScales(*map(column, chosen.scales))
-    return Steps(column(chosen.step_size), scales, column(chosen.momentum))
-
-
 def _plain(engine: Callable[..., train.Engine], leaves: Callable[..., list[np.ndarray]]) -> Way:
     """The way of plain linear networks, by one of their two engines."""
 
@@ -371,7 +348,7 @@ def _plain(engine: Callable[..., train.Engine], leaves: Callable[..., list[np.nd
     def prepare(sweep: Sweep, cells: Sequence[Cell], shard: Shard) -> Any:
         return instance.prepare(sweep, cells, shard.batch)
 
-    return Way(prepare, settings.resolve, _steps, made, rows.columns, leaves)
+    return Way(prepare, settings.resolve, general.steps, made, rows.columns, leaves)
 
 
 def _general(sweep: Sweep, shard: Shard) -> Callable[..., train.Engine]:

@@ -20,7 +20,8 @@ from dlnjax.problem import Quadratic
 from dlnjax.reduced import LayerScales
 from dlnjax.sweep.cells import Cell
 from dlnjax.sweep.parts import layers, problems, words
-from dlnjax.theory import hessian, momentum, rates
+from dlnjax.sweep.settings import at_step
+from dlnjax.theory import hessian, rates
 
 
 def unit_rate(
@@ -72,27 +73,14 @@ def _square(arrays: dict[str, Any]) -> Quadratic:
     return Quadratic(target, target, np.zeros(()), count * eye, count**0.5 * eye)  # type: ignore[arg-type]
 
 
-def own_rate(cell: Cell, rate: Rate | None, step_size: float) -> Rate | None:
-    """The prediction for the cell's optimizer, from the rate of Riemannian gradient descent at its step size."""
-    applies = rate is not None and cell.batch_size == 0 and cell.free in ("first", "last", "middle")
-    if not applies or rate is None or cell.optimizer not in ("rgd", "heavy_ball"):
+def own_rate(cell: Cell, unit: Rate | None, step_size: float) -> Rate | None:
+    """The prediction for the cell's optimizer, from the rate of Riemannian gradient descent at ``mu = 1``."""
+    applies = cell.batch_size == 0 and cell.free in ("first", "last", "middle")
+    if unit is None or not applies or not words.optimizer(cell.optimizer).reduced:
         return None
-    if cell.optimizer == "rgd":
-        return rate
-    low, high = rate.eigenvalue_min, rate.eigenvalue_max
-    if not 0 < low <= high:
+    if cell.momentum and not 0 < unit.eigenvalue_min <= unit.eigenvalue_max:
         return None
-    edge = momentum.step_max(rate, step_size, cell.momentum)
-    factor = momentum.predict(rate, cell.momentum)
-    return rate._replace(
-        factor=factor, step_max=edge, step_optimal=math.nan
-    )  # the best step is another momentum's
-
-
-def at_step(rate: Rate, step_size: float) -> Rate:
-    """A rate known at ``mu = 1``, at another step size."""
-    low, high = rate.eigenvalue_min * step_size, rate.eigenvalue_max * step_size
-    return rate._replace(factor=max(abs(1 - low), abs(1 - high)), eigenvalue_min=low, eigenvalue_max=high)
+    return at_step(unit, step_size, cell.momentum)
 
 
 def one(drawn: problems.Drawn, i: int) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def _step_size(cell: Cell, ready: Ready, i: int, rate: Rate | None) -> float:
 
 def _num_steps(sweep: Sweep, cell: Cell, rate: Rate | None, size: float) -> int:
     """Steps for the predicted factor to reach ``depth_of_fit``; ``max_steps`` where nothing says how many."""
-    predicted = forecast.own_rate(cell, rate and forecast.at_step(rate, size), size)
+    predicted = forecast.own_rate(cell, rate, size)
     margin = _MARGIN.get(cell.start)
     slope = abs(math.log(predicted.factor)) if predicted is not None and predicted.factor > 0 else 0.0
     if not slope or margin is None:
@@ -167,9 +167,10 @@ def _num_steps(sweep: Sweep, cell: Cell, rate: Rate | None, size: float) -> int:
     return int(min(sweep.record.max_steps, math.ceil(needed)))
 
 
-def steps(chosen: Chosen, column: Callable[[np.ndarray], jax.Array]) -> Steps:
-    """The traced numbers of the cells."""
-    return Steps(column(chosen.step_size), jax.tree.map(column, chosen.scales), column(chosen.momentum))
+def steps(chosen: Any, column: Callable[[np.ndarray], jax.Array]) -> Steps:
+    """The traced numbers of the cells, from :class:`Chosen` or ``settings.Settings``."""
+    scales = LayerScales(*map(column, chosen.scales))
+    return Steps(column(chosen.step_size), scales, column(chosen.momentum))
 
 
 def engine(
@@ -208,14 +209,25 @@ def _optimizer(sweep: Sweep, lead: Cell, form: layers.Shape, params: Params, ste
     scales = layers.scale_tree(steps.scales, form)
     if own.is_own(lead.optimizer):
         return _own_optimizer(sweep.functions[lead.optimizer], params, steps.size, scales)
+    return recipe(lead, steps, scales, form.constrained)
+
+
+def recipe(said: Any, steps: Steps, scales: Any, constrained: Any) -> optax.GradientTransformation:
+    """The transformation of the table ``words.OPTIMIZERS``.
+
+    Args:
+      said: a cell or a program: its ``optimizer`` and ``retraction``.
+      scales: one multiplier a layer, in the params' structure.
+      constrained: which layers stay orthonormal; None as the recipes have it, all but the first.
+    """
     given = SimpleNamespace(
         size=steps.size,
         scales=scales,
         momentum=steps.momentum,
-        constrained=form.constrained,
-        retraction=RETRACTIONS.get(lead.retraction),
+        constrained=constrained,
+        retraction=RETRACTIONS.get(said.retraction),
     )
-    return words.OPTIMIZERS[lead.optimizer].make(optim, optax, given)
+    return words.OPTIMIZERS[said.optimizer].make(optim, optax, given)
 
 
 def _own_optimizer(part: own.Own, params: Params, size, scales) -> Any:
@@ -302,7 +314,7 @@ def _rate_found(cell: Cell, ready: Ready, chosen: Chosen, ended: Params, i: int,
         here = [np.asarray(w[i], np.float64) for w in layers.matrices(ended, cell.depth)]
         scales = _scales_of(chosen, i)
         rate = forecast.unit_rate(cell, ready.form, here, forecast.one(ready.drawn, i), scales)
-    return forecast.own_rate(cell, rate and forecast.at_step(rate, size), size)
+    return forecast.own_rate(cell, rate, size)
 
 
 def leaves(ended: Any, depth: int) -> list[np.ndarray]:
