@@ -42,6 +42,8 @@ RECIPES: dict[str, Callable[[], optax.GradientTransformation]] = {
     "adam_elementwise": lambda: optim.adam(STEP_SIZE, second="elementwise", constrained=True),
     "polyak": lambda: optim.polyak(constrained=True),
     "armijo": lambda: optim.armijo(constrained=True),
+    "muon": lambda: optim.muon(STEP_SIZE, length="dual", constrained=True),
+    "trust_region": lambda: optim.trust_region(constrained=True),
 }
 
 #: Timed beside ours: no retraction.
