@@ -1,4 +1,4 @@
-r"""A power of the rotation that a polar step is: by its logarithm where the step is small.
+r"""The rotation that a polar step is, and powers of it: by its logarithm where the step is small.
 
 A skew K of eigenvalues ``i k`` has ``polar(I + K) = exp(atanh K)``, since ``(1 + ik) / |1 + ik| = exp(i atan k)``. So
 
@@ -17,13 +17,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlnjax import stiefel
 from dlnjax._linalg import frobenius
 from dlnjax._linalg import fused as matmul
 from dlnjax._types import Count
+from dlnjax.stiefel._polar import correction, reach
 from dlnjax.stiefel._shape import batch_as_axis, identity_like
 
 #: Terms of the exponential, by the bytes of a number: a larger angle is halved first.
 _TERMS = {4: 5, 8: 8}
+
+
+@batch_as_axis
+def turn(skew: jax.Array) -> jax.Array:
+    """``polar(I + K) - I``, to rounding of K itself: two products where the step is small.
+
+    ``E = I - (I + K)(I + K)^T = K^2``, so that with ``(I - E)^{-1/2} = I + C/2`` it is ``K + (C + K C)/2``.
+
+    Args:
+      skew: K, ``(..., r, r)``, of any size.
+    """
+    e = matmul(skew, skew)
+    size = frobenius(e)
+
+    def small():
+        c = correction(e, size)
+        return skew + (c + matmul(skew, c)) / 2
+
+    def large():
+        identity = identity_like(skew)
+        return stiefel.retract_polar(identity, skew) - identity
+
+    return jax.lax.cond(jnp.all(size <= reach(3, e.dtype)), small, large)
 
 
 def turns(

@@ -7,7 +7,8 @@ are carried by the layer itself, since ``g_i W_i^T = W_{i+1}^T g_{i+1}`` and ``W
 .. math:: \Omega_{i+1} = W_i\, \Omega_i\, W_i^T, \qquad R_{i+1} = W_i R_i W_i^T .
 
 So one polar factor a step serves all of them, and a layer costs three products of size r (the move, what it carries
-on, the product of the moved layers that the next step starts from) where the composed transformation takes ten.
+on, the product of the moved layers that the next step starts from) where the composed transformation takes ten. A
+square last layer with the same step is moved as the middle ones are.
 The loop follows the traced depth, so that padding costs nothing, and every layer is read and written once.
 Moved by rotations alone the layers would gather rounding: every so many steps they are projected anew.
 A test holds the two equal to 1e-12. Depth stays a loop here; in :mod:`dlnjax.reduced` it is a number.
@@ -15,6 +16,7 @@ A test holds the two equal to 1e-12. Depth stays a loop here; in :mod:`dlnjax.re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -24,24 +26,36 @@ from dlnjax import network, stiefel
 from dlnjax import train as training
 from dlnjax._linalg import fused as matmul
 from dlnjax._linalg import skew, transpose, transposed
+from dlnjax._turns import turn as turn_of
 from dlnjax._types import Count, Number, Params, Scales, Trace
 from dlnjax.reduced import LayerScales, layer_scales
 from dlnjax.stiefel._shape import batch_as_axis, identity_like
 
-#: Steps between two projections of the middle layers; the rounding of so many adds up to a few units.
-POLISH_EVERY = 16
+#: Steps between two projections of the layers; the rounding of so many adds up to a few units.
+POLISH_EVERY = 32
 
 
 class Layers(NamedTuple):
     """What the engine carries from step to step.
 
     Attributes:
-      params: ``(W_1, run, W_N)``.
+      first: ``W_1``, ``(r, d_0)``.
+      rows: the middle layers ``(k, r * r)``, one a row: XLA on a CPU works along rows by vectors where they are
+        long, and number by number where they have 32 entries or fewer.
+      last: ``W_N``, ``(d_N, r)``.
       prefix: ``W_{N-1} ... W_2``, ``(r, r)``.
     """
 
-    params: Params
+    first: jax.Array
+    rows: jax.Array
+    last: jax.Array
     prefix: jax.Array
+
+    @property
+    def params(self) -> Params:
+        """``(W_1, run, W_N)``; leading axes of a batch stay."""
+        rank = self.last.shape[-1]
+        return self.first, self.rows.reshape(*self.rows.shape[:-1], rank, rank), self.last
 
 
 def train(
@@ -91,76 +105,136 @@ def prepare(
 
     def one_step(carry: Layers, step: Count):
         moved = _step(carry, problem, steps, jnp.asarray(layers - 2, jnp.int32), step)
-        return moved, jnp.sum(moved.params[0])
+        return moved, jnp.sum(moved.first)
 
     def report(carry: Layers, step: Count):
         return training.measure(carry.params, problem, step, held, depth=layers)
 
+    first, run, last = params
+    rank = run.shape[-1]
     # padding is made of identities, so that the product of the whole run is that of its layers
-    identity = jnp.eye(params[1].shape[-1], dtype=params[1].dtype)
-    begun = Layers(params, network.end_to_end((identity, params[1])))
+    prefix = network.end_to_end((jnp.eye(rank, dtype=run.dtype), run))
+    begun = Layers(first, run.reshape(-1, rank * rank), last, prefix)
     return training.Engine(begun, one_step, report, lambda carry: carry.params)
 
 
 def _step(carry: Layers, problem, steps: LayerScales, count: jax.Array, step: Count) -> Layers:
     """One step of all layers, ``count`` of them in the middle; U = W_N ... W_2, S = W_{N-1} ... W_2."""
-    (first, run, last), prefix = carry
+    first, rows, last, prefix = carry
     frame = matmul(last, prefix)
     gradient = problem.product_gradient(matmul(frame, first))
     inward = matmul(transposed(frame), gradient)  # g_1 = U^T G
     relative = skew(matmul(inward, transpose(first)))  # Omega_2 = skew(U^T G W_1^T)
+    polishing = jnp.asarray(step) % POLISH_EVERY == 0
+    rows = _projected(rows, prefix, jnp.where(polishing, count, 0))
+    rows, turn, prefix_after = _turned(rows, turn_of(-steps.middle * relative), count)
+    size = jnp.asarray(steps.last, last.dtype)
     if last.shape[0] == last.shape[1]:
-        tangent = matmul(frame, relative)
+        alike = jnp.asarray(steps.last == steps.middle)
+        last = _turned_last(last, turn, alike, polishing, frame, relative, prefix, size)
     else:
         tangent = stiefel.project_tangent(frame, matmul(gradient, transpose(first)))
-    identity = identity_like(relative)
-    turn = stiefel.retract_polar(identity, -steps.middle * relative) - identity
-    run = _projected(run, jnp.where(jnp.asarray(step) % POLISH_EVERY == 0, count, 0))
-    run, prefix_after = _turned(run, turn, count)
-    # P_{W_N}(g_N) = P_U(G W_1^T) S^T
-    last = stiefel.retract_polar(last, -steps.last * matmul(tangent, transpose(prefix)))
-    return Layers((first - steps.first * inward, run, last), prefix_after)
+        last = _moved_last(last, tangent, prefix, size)
+    return Layers(first - steps.first * inward, rows, last, prefix_after)
+
+
+def _moved_last(last: jax.Array, tangent: jax.Array, prefix: jax.Array, size: jax.Array) -> jax.Array:
+    """``W_N`` one step along ``P_{W_N}(g_N) = P_U(G W_1^T) S^T``, given ``P_U(G W_1^T)``."""
+    return stiefel.retract_polar(last, -size[..., None, None] * matmul(tangent, transpose(prefix)))
 
 
 @batch_as_axis
-def _projected(run: jax.Array, count: jax.Array) -> jax.Array:
-    """The first ``count`` layers of a run ``(..., k, r, r)`` freed of what rounding has left."""
+def _turned_last(
+    last: jax.Array,
+    turn: jax.Array,
+    alike: jax.Array,
+    polishing: jax.Array,
+    frame: jax.Array,
+    relative: jax.Array,
+    prefix: jax.Array,
+    size: jax.Array,
+) -> jax.Array:
+    """A square ``W_N`` one step further: as a middle layer if its step is theirs, else by its own polar factor.
 
-    def body(i, run):
-        layer = jax.lax.dynamic_index_in_dim(run, i, -3, keepdims=False)
-        return jax.lax.dynamic_update_index_in_dim(run, stiefel.project(layer), i, -3)
+    Args:
+      turn: ``R_N - I`` for the step of the middle layers.
+      alike: whether the last layer has the same.
+      polishing: whether to take rounding off.
+    """
 
-    return jax.lax.fori_loop(0, jnp.max(count), body, run)
+    def carried():
+        return last + matmul(last, turn)
+
+    def alone():
+        return _moved_last(last, matmul(frame, relative), prefix, size)
+
+    which = jnp.where(jnp.all(alike), jnp.where(jnp.any(polishing), 1, 0), 2)
+    return jax.lax.switch(which, (carried, lambda: stiefel.project(carried()), alone))
 
 
 @batch_as_axis
-def _turned(run: jax.Array, turn: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _projected(rows: jax.Array, like: jax.Array, count: jax.Array) -> jax.Array:
+    """The first ``count`` layers of rows ``(..., k, r * r)`` freed of what rounding has left."""
+
+    def body(i, rows):
+        layer = jax.lax.dynamic_index_in_dim(rows, i, -2, keepdims=False)
+        projected = stiefel.project(layer.reshape(like.shape))
+        return jax.lax.dynamic_update_index_in_dim(rows, projected.reshape(layer.shape), i, -2)
+
+    return jax.lax.fori_loop(0, jnp.max(count), body, rows)
+
+
+@batch_as_axis
+def _turned(rows: jax.Array, turn: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The first ``count`` layers of a run, each turned by its ``R_i``, and their product.
 
     Args:
-      run: ``(..., k, r, r)``.
+      rows: ``(..., k, r * r)``.
       turn: ``R_2 - I``, ``(..., r, r)``. The identity is left out of what is carried: there it would gather what
         every layer lacks of being orthonormal.
       count: at most k; the layers beyond are identities.
+
+    Returns:
+      The layers, ``R_N - I`` as the last of them carries it on, and their product.
     """
 
-    if not run.shape[-3]:
-        return run, identity_like(turn)
+    if not rows.shape[-2]:
+        return rows, turn, identity_like(turn)
+    always = jax.lax.optimization_barrier(count) >= 0
 
-    def move(run, i, turn):
-        # held as arrays: fused into what reads them, the slice and the sum would be computed twice
-        layer = jax.lax.optimization_barrier(jax.lax.dynamic_index_in_dim(run, i, -3, keepdims=False))
+    def apart(function: Callable, *operands: jax.Array) -> jax.Array:
+        # On a CPU a branch that is always taken. Its result is an array of its own: fused into what reads it, a slice
+        # or a sum would be computed again each time, and the layers be copied for that.
+        shape = jax.eval_shape(function, *operands)
+
+        def branch(*operands):
+            return jax.lax.cond(always, function, lambda *_: jnp.zeros(shape.shape, shape.dtype), *operands)
+
+        return jax.lax.platform_dependent(*operands, cpu=branch, default=function)
+
+    def read(rows, i):
+        return jax.lax.dynamic_index_in_dim(rows, i, -2, keepdims=False)
+
+    def move(rows, i, turn, moving: bool | jax.Array = True):
+        row = apart(read, rows, i)
+        layer = row.reshape(turn.shape)
         change = matmul(layer, turn)
-        moved = jax.lax.optimization_barrier(layer + change)
-        run = jax.lax.dynamic_update_index_in_dim(run, moved, i, -3)
-        return run, matmul(change, transpose(layer)), moved
+        added = change if moving is True else jnp.where(moving, change, 0)
+        moved = apart(lambda row, added: row + added.reshape(row.shape), row, added)
+        rows = jax.lax.dynamic_update_index_in_dim(rows, moved, i, -2)
+        return rows, matmul(change, transpose(layer)), moved.reshape(turn.shape)
 
-    def body(i, carry):
-        run, turn, prefix = carry
-        run, turn, moved = move(run, i, turn)
-        return run, turn, matmul(moved, prefix)
+    def one(i, carry):
+        rows, turn, prefix = carry
+        rows, turn, moved = move(rows, i, turn)
+        return rows, turn, matmul(moved, prefix)
+
+    def two(i, carry):
+        return one(2 * i + 2, one(2 * i + 1, carry))
 
     # the first layer is its own prefix; where none is in the middle it is an identity that stays
-    first = move(run, 0, jnp.where(count > 0, turn, 0))
-    run, _, prefix = jax.lax.fori_loop(1, count, body, first)
-    return run, prefix
+    carry = move(rows, 0, turn, count > 0)
+    # two at a time, or each prefix would be copied to where the next is to be read
+    pairs = jnp.maximum(count - 1, 0) // 2
+    carry = jax.lax.fori_loop(0, pairs, two, carry)
+    return jax.lax.fori_loop(1 + 2 * pairs, count, one, carry)

@@ -7,22 +7,30 @@ import pytest
 
 from dlnjax import initial, layerwise, network, optim, problem, train
 
-# tall, wide and square last layers, padded and not, two layers and many
-CASES = [((8, 4, 8), 3), ((8, *[4] * 7, 8), 12), ((6, *[5] * 4, 3), 6), ((7, *[6] * 5), 5)]
+# tall, wide and square last layers, padded and not, two layers and many, an odd and an even number between
+CASES = [((8, 4, 8), 3), ((8, *[4] * 7, 8), 12), ((6, *[5] * 4, 3), 6), ((7, *[6] * 5), 5), ((7, 6, 6), 4)]
+# the last layer of a step of its own, and of that of the middle layers
+SCALES = [(1.0, 0.6, 0.9), (1.0, 0.6, 0.6)]
+
+
+def padded(params, stored):
+    """``(W_1, run, W_N)`` with ``stored`` layers, those beyond the network's identities."""
+    first, *between, last = network.unstack(params)
+    identities = [jnp.eye(first.shape[0], dtype=first.dtype)] * (stored - 2 - len(between))
+    return first, jnp.stack([*between, *identities]), last
 
 
 @pytest.mark.parametrize(("widths", "stored"), CASES)
-@pytest.mark.parametrize("coloured", [False, True])
-def test_one_pass_equals_the_composed_transformation(widths, stored, coloured):
+@pytest.mark.parametrize(("coloured", "scales"), [(False, SCALES[0]), (True, SCALES[0]), (False, SCALES[1])])
+def test_one_pass_equals_the_composed_transformation(widths, stored, coloured, scales):
     rng = np.random.default_rng(0)
-    start = network.pad(initial.haar(jax.random.key(0), widths, 0.5), stored)
-    start = start if len(start) == 3 else (start[0], start[1][:-1], start[1][-1])
+    start = padded(initial.haar(jax.random.key(0), widths, 0.5), stored)
     target = jnp.asarray(rng.standard_normal((widths[-1], widths[0])) / 4)  # within the stability edge
     task = problem.whitened(target)
     if coloured:
         x = jnp.asarray(rng.standard_normal((widths[0], 30)) / 5)
         task = problem.regression(x, target @ x)
-    depth, scales = len(widths) - 1, (1.0, 0.6, 0.9)
+    depth = len(widths) - 1
     options = {"num_steps": 200, "record_every": 50}
 
     @jax.jit
@@ -37,6 +45,23 @@ def test_one_pass_equals_the_composed_transformation(widths, stored, coloured):
         np.testing.assert_allclose(getattr(fast, name), getattr(slow, name), rtol=1e-10, atol=1e-12)
     assert float(fast.orthonormality_error[-1]) < 1e-13
     np.testing.assert_array_equal(found[1][depth - 2 :], start[1][depth - 2 :])
+
+
+def test_a_batch_with_last_layers_of_either_kind_equals_each_cell_alone():
+    """Whether the last layer is moved as the middle ones are is one decision for a batch; the cells see no trace."""
+    start = padded(initial.haar(jax.random.key(0), (6,) * 5, 0.5), 4)
+    task = problem.whitened(jnp.eye(6))
+
+    def trained(last_scale, size):
+        scales = (1.0, 0.5, last_scale)
+        return layerwise.train(start, task, step_size=size, scales=scales, num_steps=40)[0]
+
+    last_scales, sizes = jnp.array([0.5, 0.8, 0.5]), jnp.array([0.1, 0.1, 0.3])
+    together = jax.vmap(trained)(last_scales, sizes)
+    for i in range(3):
+        alone = trained(last_scales[i], sizes[i])
+        for got, want in zip(together, alone, strict=True):
+            np.testing.assert_allclose(got[i], want, atol=1e-13)
 
 
 def test_float32_stays_on_the_manifold():

@@ -23,7 +23,7 @@ Advance = Callable[[int], Any]
 
 
 def over_devices(one: Callable, cells: int, width: int) -> Callable:
-    """``one(layers, target, steps)`` over cells as a sweep runs them: in blocks, on as many devices as divide them."""
+    """``one(layers, target, (steps, depth))`` over cells as a sweep runs it: in blocks, on devices that divide them."""
     devices = jax.local_devices()
     used = devices[: max(n for n in range(1, len(devices) + 1) if cells % n == 0)]
     mesh = Mesh(np.array(used), ("cells",), axis_types=(AxisType.Auto,))
@@ -38,7 +38,8 @@ def over_devices(one: Callable, cells: int, width: int) -> Callable:
 def _ours(layers: np.ndarray, target: np.ndarray, one: Callable) -> Advance:
     run = over_devices(one, target.shape[0], target.shape[1])
     start, goal = jnp.asarray(layers.swapaxes(0, 1)), jnp.asarray(target)
-    return lambda steps: jax.block_until_ready(run(start, goal, jnp.array([steps], jnp.int32)))
+    depth = layers.shape[0]
+    return lambda steps: jax.block_until_ready(run(start, goal, jnp.array([steps, depth], jnp.int32)))
 
 
 def ours_layers(layers: np.ndarray, target: np.ndarray, step_size: float) -> Advance:
@@ -47,7 +48,9 @@ def ours_layers(layers: np.ndarray, target: np.ndarray, step_size: float) -> Adv
     def one(layers, target, steps):
         params = (layers[0], layers[1:-1], layers[-1])
         size = jnp.float32(step_size)
-        ended, _ = layerwise.train(params, problem.whitened(target), step_size=size, record_intervals=steps)
+        ended, _ = layerwise.train(
+            params, problem.whitened(target), step_size=size, record_intervals=steps[:1], depth=steps[1]
+        )
         return ended
 
     return _ours(layers, target, one)
@@ -63,7 +66,7 @@ def ours_reduced(layers: np.ndarray, target: np.ndarray, step_size: float) -> Ad
     def one(pair, target, steps):
         start = reduced.Reduced(pair[0], pair[1], count)
         size = jnp.float32(step_size)
-        ended, _ = reduced.train(start, problem.whitened(target), step_size=size, record_intervals=steps)
+        ended, _ = reduced.train(start, problem.whitened(target), step_size=size, record_intervals=steps[:1])
         return ended.first
 
     return _ours(np.stack([layers[0], frames]), target, one)
@@ -97,7 +100,7 @@ def own_products(layers: np.ndarray, target: np.ndarray, step_size: float) -> Ad
         def turned(turn):  # W T, (W T) W^T
             return matmul(matmul(a, turn), a.T)
 
-        def middle(_, carry):
+        def middle(carry):
             turn, prefix = carry
             return turned(turn), matmul(b, prefix)
 
@@ -106,11 +109,11 @@ def own_products(layers: np.ndarray, target: np.ndarray, step_size: float) -> Ad
             frame = matmul(last, prefix)
             inward = matmul(b, matmul(frame, a))
             relative = matmul(inward, a.T)
-            tangent = matmul(matmul(frame, relative), prefix.T)
-            turn = matmul(matmul(relative, relative.T), turn)
-            last = matmul(matmul(tangent, tangent.T), tangent)
-            turn, prefix = jax.lax.fori_loop(1, len(layers) - 2, middle, (turned(turn), prefix))
-            return turn, prefix, last
+            turn = matmul(matmul(relative, relative), turn)
+            after_first, more = (turned(turn), prefix), steps[1] - 3
+            pairs = jax.lax.fori_loop(0, more // 2, lambda _, c: middle(middle(c)), after_first)
+            turn, prefix = jax.lax.fori_loop(0, more % 2, lambda _, c: middle(c), pairs)
+            return turn, prefix, matmul(last, turn)
 
         return jax.lax.fori_loop(0, steps[0], step, (layers[-1], target, layers[0] * 2))
 

@@ -34,11 +34,11 @@ STEP_SIZE = 0.01
 
 
 def products_a_step(depth: int) -> int:
-    """Products of the layers engine in a small step: three a middle layer, one less for the first, ten besides.
+    """Products of the layers engine in a small step: three a middle layer, one less for the first, seven besides.
 
     The projections that take off rounding every so many steps (two products a layer) are not counted.
     """
-    return 3 * (depth - 2) + 9
+    return 3 * (depth - 2) + 6
 
 
 def instance(depth: int, width: int, cells: int) -> tuple[np.ndarray, np.ndarray]:

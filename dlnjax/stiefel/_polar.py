@@ -66,7 +66,7 @@ def _tolerance(dtype: jnp.dtype) -> float:
     return float(jnp.finfo(dtype).eps) / 2
 
 
-def _reach(terms: int, dtype: jnp.dtype) -> float:
+def reach(terms: int, dtype: jnp.dtype) -> float:
     """The largest ``||E||`` for which the series through ``E^terms`` is exact to rounding."""
     return (_tolerance(dtype) / SERIES[terms + 1]) ** (1 / (terms + 1))
 
@@ -114,34 +114,41 @@ def _turned(state: _State) -> _State:
     y = jnp.where(far, shrunk, y + matmul(e / 2 + 3 / 8 * matmul(e, e), y))
     over = turn == _zero_passes(e.shape[-1], e.dtype) + SETTLING
     y, _, _ = once(over, lambda s: (_completed(*s), *s[1:]), (y, e, size))
-    late = (size > _reach(3, e.dtype)).astype(jnp.int32)
+    late = (size > reach(3, e.dtype)).astype(jnp.int32)
     return _State(y, *_error(y), passes + late, turn + 1)
 
 
 def _more(state: _State) -> jax.Array:
     """Whether some matrix is on its way; before the scaling is done a not-a-number may be an overflow."""
-    reach = _reach(3, state.e.dtype)
+    close = reach(3, state.e.dtype)
     limit = 2 * (_zero_passes(state.e.shape[-1], state.e.dtype) + SETTLING)
-    on_its_way = jnp.where(state.turn < 2, ~(state.size <= reach), state.size > reach)
+    on_its_way = jnp.where(state.turn < 2, ~(state.size <= close), state.size > close)
     return jnp.any(on_its_way) & (state.turn < limit)
 
 
-def _finished(state: _State) -> jax.Array:
-    """The series with as many terms as the largest E needs: ``Y + C Y/2``, ``C = E + 3/4 E (E + 5/6 E E)``.
+def correction(e: jax.Array, size: jax.Array) -> jax.Array:
+    """``C = E + 3/4 E (E + 5/6 E E)`` of ``(I - E)^{-1/2} = I + C/2``, with as many terms as the largest E needs.
 
     The usual one term leaves ``C = E`` as it is: a pass over memory less than with E/2.
+
+    Args:
+      e: ``(..., p, p)``.
+      size: ``(...)``, its Frobenius norm, at most ``reach(3, dtype)``.
     """
-    e, dtype = state.e, state.e.dtype
-    size = jnp.max(jnp.where(jnp.isnan(state.size), 0, state.size), initial=0)
-    ratios = jnp.asarray([after / before for before, after in itertools.pairwise(SERIES)], dtype)
-    terms = 1 + sum((size > _reach(k, dtype)).astype(jnp.int32) for k in (1, 2))
+    size = jnp.max(jnp.where(jnp.isnan(size), 0, size), initial=0)
+    ratios = jnp.asarray([after / before for before, after in itertools.pairwise(SERIES)], e.dtype)
+    terms = 1 + sum((size > reach(k, e.dtype)).astype(jnp.int32) for k in (1, 2))
 
     def horner(carry):
         k, c = carry
         return k - 1, e + ratios[k] * matmul(e, c)
 
-    _, c = lax.while_loop(lambda carry: carry[0] >= 1, horner, (terms - 1, e))
-    return state.y + ratios[0] * matmul(c, state.y)
+    return lax.while_loop(lambda carry: carry[0] >= 1, horner, (terms - 1, e))[1]
+
+
+def _finished(state: _State) -> jax.Array:
+    """``Y + C Y/2``."""
+    return state.y + matmul(correction(state.e, state.size), state.y) / 2
 
 
 @batch_as_axis

@@ -330,7 +330,8 @@ def _in_two_layers(engine: train.Engine, problem, finish: Callable[[Any], TwoLay
 def _trained_layers(ended: chunks.Ended, depth: int) -> list[np.ndarray]:
     """``(W_1, run, W_N)`` with the layers that train, ``(W_1, W_2)`` without a middle one; B cells in front."""
     carry = ended.carry
-    first, run, last = carry[0] if isinstance(carry[0], tuple) else carry  # beside an optimizer's state
+    params: Any = carry.params if isinstance(carry, layerwise.Layers) else carry[0]
+    first, run, last = params
     return [first, run[:, : depth - 2], last] if depth > 2 else [first, last]
 
 
