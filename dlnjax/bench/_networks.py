@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from dlnjax import layerwise, problem, reduced
-from dlnjax._linalg import matmul
+from dlnjax._linalg import fused, matmul
 from dlnjax.sweep import blocks
 
 Advance = Callable[[int], Any]
@@ -98,22 +98,22 @@ def own_products(layers: np.ndarray, target: np.ndarray, step_size: float) -> Ad
         a, b = layers[1], layers[2]
 
         def turned(turn):  # W T, (W T) W^T
-            return matmul(matmul(a, turn), a.T)
+            return fused(fused(a, turn), a.T)
 
         def middle(carry):
             turn, prefix = carry
-            return turned(turn), matmul(b, prefix)
+            return turned(turn), fused(b, prefix)
 
         def step(_, carry):
             turn, prefix, last = carry
-            frame = matmul(last, prefix)
-            inward = matmul(b, matmul(frame, a))
-            relative = matmul(inward, a.T)
-            turn = matmul(matmul(relative, relative), turn)
+            frame = fused(last, prefix)
+            inward = fused(b, fused(frame, a))
+            relative = fused(inward, a.T)
+            turn = fused(fused(relative, relative), turn)
             after_first, more = (turned(turn), prefix), steps[1] - 3
             pairs = jax.lax.fori_loop(0, more // 2, lambda _, c: middle(middle(c)), after_first)
             turn, prefix = jax.lax.fori_loop(0, more % 2, lambda _, c: middle(c), pairs)
-            return turn, prefix, matmul(last, turn)
+            return turn, prefix, fused(last, turn)
 
         return jax.lax.fori_loop(0, steps[0], step, (layers[-1], target, layers[0] * 2))
 

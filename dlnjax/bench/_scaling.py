@@ -26,13 +26,11 @@ _LOOKS = {
 TimeCase = Callable[..., dict[str, float]]
 
 
-def measure(time_case: TimeCase, *, rounds: int, seconds: float) -> list[dict[str, Any]]:
+def measure(time_case: TimeCase, *, rounds: int, seconds: float, builds: int) -> list[dict[str, Any]]:
     """Microseconds per step and network of every case, once each, by ``sweep.time_case``."""
+    length = {"rounds": rounds, "seconds": seconds, "builds": builds}
     cases = dict.fromkeys(case for line in ALONG.values() for case in line)
-    return [
-        {"case": list(case), "microseconds": time_case(case, NAMES, rounds=rounds, seconds=seconds)}
-        for case in cases
-    ]
+    return [{"case": list(case), "microseconds": time_case(case, NAMES, **length)} for case in cases]
 
 
 @style.styled
