@@ -24,6 +24,8 @@ from dlnjax._types import Count
 from dlnjax.stiefel._polar import correction, reach
 from dlnjax.stiefel._shape import batch_as_axis, identity_like
 
+#: Steps between two projections of what only rotations move; the rounding of so many adds up to a few units.
+POLISH_EVERY = 32
 #: Terms of the exponential, by the bytes of a number: a larger angle is halved first.
 _TERMS = {4: 5, 8: 8}
 

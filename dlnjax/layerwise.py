@@ -26,13 +26,11 @@ from dlnjax import network, stiefel
 from dlnjax import train as training
 from dlnjax._linalg import fused as matmul
 from dlnjax._linalg import skew, transpose, transposed
+from dlnjax._turns import POLISH_EVERY
 from dlnjax._turns import turn as turn_of
 from dlnjax._types import Count, Number, Params, Scales, Trace
 from dlnjax.reduced import LayerScales, layer_scales
 from dlnjax.stiefel._shape import batch_as_axis, identity_like
-
-#: Steps between two projections of the layers; the rounding of so many adds up to a few units.
-POLISH_EVERY = 32
 
 
 class Layers(NamedTuple):
@@ -128,48 +126,41 @@ def _step(carry: Layers, problem, steps: LayerScales, count: jax.Array, step: Co
     polishing = jnp.asarray(step) % POLISH_EVERY == 0
     rows = _projected(rows, prefix, jnp.where(polishing, count, 0))
     rows, turn, prefix_after = _turned(rows, turn_of(-steps.middle * relative), count)
-    size = jnp.asarray(steps.last, last.dtype)
     if last.shape[0] == last.shape[1]:
         alike = jnp.asarray(steps.last == steps.middle)
-        last = _turned_last(last, turn, alike, polishing, frame, relative, prefix, size)
+        last = _turned_last(last, turn, -steps.last * relative, prefix, alike, polishing)
     else:
+        # P_{W_N}(g_N) = P_U(G W_1^T) S^T
         tangent = stiefel.project_tangent(frame, matmul(gradient, transpose(first)))
-        last = _moved_last(last, tangent, prefix, size)
+        last = stiefel.retract_polar(last, -steps.last * matmul(tangent, transpose(prefix)))
     return Layers(first - steps.first * inward, rows, last, prefix_after)
-
-
-def _moved_last(last: jax.Array, tangent: jax.Array, prefix: jax.Array, size: jax.Array) -> jax.Array:
-    """``W_N`` one step along ``P_{W_N}(g_N) = P_U(G W_1^T) S^T``, given ``P_U(G W_1^T)``."""
-    return stiefel.retract_polar(last, -size[..., None, None] * matmul(tangent, transpose(prefix)))
 
 
 @batch_as_axis
 def _turned_last(
     last: jax.Array,
     turn: jax.Array,
-    alike: jax.Array,
-    polishing: jax.Array,
-    frame: jax.Array,
     relative: jax.Array,
     prefix: jax.Array,
-    size: jax.Array,
+    alike: jax.Array,
+    polishing: jax.Array,
 ) -> jax.Array:
-    """A square ``W_N`` one step further: as a middle layer if its step is theirs, else by its own polar factor.
+    """A square ``W_N`` one step further: ``W_N R_N``, as a middle layer.
 
     Args:
       turn: ``R_N - I`` for the step of the middle layers.
-      alike: whether the last layer has the same.
+      relative: ``-mu_N Omega_2``, from which it is made anew, ``R_N = S polar(I - mu_N Omega_2) S^T``, unless
+      alike: both steps are the same.
+      prefix: S, ``(..., r, r)``.
       polishing: whether to take rounding off.
     """
 
-    def carried():
-        return last + matmul(last, turn)
+    def own():
+        return matmul(matmul(prefix, turn_of(relative)), transpose(prefix))
 
-    def alone():
-        return _moved_last(last, matmul(frame, relative), prefix, size)
-
-    which = jnp.where(jnp.all(alike), jnp.where(jnp.any(polishing), 1, 0), 2)
-    return jax.lax.switch(which, (carried, lambda: stiefel.project(carried()), alone))
+    turn = jax.lax.cond(jnp.all(alike), lambda: turn, own)
+    moved = last + matmul(last, turn)
+    return jax.lax.cond(jnp.any(polishing), stiefel.project, lambda last: last, moved)
 
 
 @batch_as_axis

@@ -28,9 +28,10 @@ from dlnjax import train as training
 from dlnjax._linalg import fused as matmul
 from dlnjax._linalg import skew, transpose, transposed
 from dlnjax._moments import Memory, Rule
-from dlnjax._turns import turns
+from dlnjax._turns import POLISH_EVERY, turn, turns
 from dlnjax._types import Count, Number, Params, Scales, Trace
 from dlnjax.problem import Quadratic
+from dlnjax.stiefel._shape import batch_as_axis
 
 
 class Reduced(NamedTuple):
@@ -261,7 +262,7 @@ def prepare(
 
     def one_step(carry, step):
         network, memory = carry
-        network, memory = _step(whole(network), memory, problem, steps, rule)
+        network, memory = _step(whole(network), memory, problem, steps, rule, step)
         return (network._replace(num_layers=None), memory), jnp.sum(network.first)  # pyright: ignore
 
     def report(carry, step):
@@ -273,32 +274,71 @@ def prepare(
 
 def _gradients(network: Reduced, problem: Quadratic) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The gradient of W_1, the middle layers' relative gradient Omega, and the last layer's tangent one."""
+    first, frame = network.first, network.frame
     gradient = problem.product_gradient(end_to_end(network))
-    inward = transposed(network.frame)
-    framed = matmul(gradient, transpose(network.first))
-    relative = skew(matmul(inward, framed))
-    return (
-        matmul(inward, gradient),
-        relative,
-        stiefel.project_tangent(network.frame, framed),
-    )
+    inward = matmul(transposed(frame), gradient)
+    relative = skew(matmul(inward, transpose(first)))  # skew(U^T F)
+    if _is_square(frame):
+        return inward, relative, matmul(frame, relative)
+    return inward, relative, stiefel.project_tangent(frame, matmul(gradient, transpose(first)))
 
 
-def _step(network: Reduced, memory: Memory | None, problem, steps: LayerScales, rule: Rule):
+def _is_square(frame: jax.Array) -> bool:
+    return frame.shape[-2] == frame.shape[-1]
+
+
+def _step(
+    network: Reduced, memory: Memory | None, problem, steps: LayerScales, rule: Rule, step: Count
+) -> tuple[Reduced, Memory | None]:
     first, middle, last = _gradients(network, problem)
     if memory is not None:
         memory, (first, middle, last) = _moments.advance(
             memory, _moments.Triple(first, middle, last), network.frame, rule
         )
-    relative = -steps.middle * middle
+    relative, between = -steps.middle * middle, jnp.asarray(network.num_layers - 2, jnp.int32)
     rotation = _rotation(relative)  # computed only where layers or moments are turned by it
-    turned = turns(relative, network.num_layers - 2, lambda k, n: power(_rotation(k), n))
+    turned = turns(relative, between, _by_squaring)  # and this where the last layer has a factor of its own
+    if memory is None and _is_square(network.frame):
+        alike = jnp.asarray(steps.last == steps.middle)
+        polishing = jnp.asarray(step) % POLISH_EVERY == 0
+        frame = _turned(network.frame, relative, -steps.last * middle, between, alike, polishing)
+    else:
+        frame = matmul(stiefel.retract_polar(network.frame, -steps.last * last), turned)
     moved = network._replace(
         first=network.first - steps.first * first,
-        frame=matmul(stiefel.retract_polar(network.frame, -steps.last * last), turned),
+        frame=frame,
         prefixes=None if network.prefixes is None else _turn(network.prefixes, rotation),
     )
     return moved, None if memory is None else _moments.turn(memory, rotation, turned)
+
+
+def _by_squaring(relative: jax.Array, exponent: Count) -> jax.Array:
+    return power(_rotation(relative), exponent)
+
+
+@batch_as_axis
+def _turned(
+    frame: jax.Array,
+    relative: jax.Array,
+    last: jax.Array,
+    between: jax.Array,
+    alike: jax.Array,
+    polishing: jax.Array,
+) -> jax.Array:
+    """A square frame one step further, where the last layer's step is a rotation like the others'.
+
+    Args:
+      frame: U, ``(..., r, r)``.
+      relative, last: ``K = -mu' Omega`` for the steps of the middle layers and of the last.
+      between: how many middle layers.
+      alike: whether both steps are the same: it is then one turn more.
+      polishing: whether to take off the rounding that rotations gather.
+    """
+
+    together = jnp.all(alike)
+    start = jax.lax.cond(together, lambda: frame, lambda: frame + matmul(frame, turn(last)))
+    start = jax.lax.cond(jnp.any(polishing), stiefel.project, lambda start: start, start)
+    return matmul(start, turns(relative, between + together.astype(jnp.int32), _by_squaring))
 
 
 def _rotation(relative: jax.Array) -> jax.Array:
