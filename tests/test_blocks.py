@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlnjax.sweep import blocks
+from dlnjax.sweep import blocks, plan
 
 
 @pytest.mark.parametrize("count", [3, 16, 32, 40])
@@ -30,10 +30,10 @@ def test_packing_leaves_as_few_blocks_as_hold_the_work(devices, running):
     finished = rng.random(96 * devices) > running
 
     def busiest(flags):
-        return (~flags.reshape(devices, -1, blocks.CELLS)).any(axis=2).sum(axis=1).max()
+        return (~flags.reshape(devices, -1, blocks.cells(32))).any(axis=2).sum(axis=1).max()
 
     order = blocks.packing(finished, devices, 32)
-    fewest = -(-np.count_nonzero(~finished) // (devices * blocks.CELLS))
+    fewest = -(-np.count_nonzero(~finished) // (devices * blocks.cells(32)))
     if order is None:
         assert busiest(finished) == fewest
     else:
@@ -49,3 +49,10 @@ def test_a_block_branches_on_what_all_its_cells_say():
     x = jnp.ones(40).at[17].set(-1.0)
     found = jax.jit(blocks.blocked(function, (0,), 32))(x)
     assert found.tolist() == [1] * 16 + [0] * 16 + [1] * 8
+
+
+def test_wider_networks_come_in_smaller_blocks(monkeypatch):
+    sizes = [blocks.cells(width) for width in (1, 11, 12, 23, 24, 47, 48, 500)]
+    assert sizes == [64, 64, 32, 32, 16, 16, 8, 8]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert blocks.cells(32) == plan.CAPACITY

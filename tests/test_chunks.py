@@ -200,7 +200,7 @@ def test_keep_params_names_no_cell_but_the_config():
 @pytest.fixture(params=["layers", "reduced"])
 def uneven(request, monkeypatch):
     """Cells of very different length, mixed, in blocks of two: a program of its own, in pieces of some records."""
-    monkeypatch.setattr(blocks, "NARROW_CELLS", 2)
+    monkeypatch.setitem(blocks.CELLS, 0, 2)
     monkeypatch.setattr(execute, "_programs", {})
     monkeypatch.setattr(chunks, "_length", lambda pace, records: 16)
     sweep, shard = made(engine=request.param, step=[0.04, 0.2, 0.5], seed=[0, 1, 3], depth_of_fit=1e-11)

@@ -107,7 +107,7 @@ def test_the_prediction_is_near_the_programs_own_account(engine, depth, monkeypa
     monkeypatch.setattr(memory, "check_program", lambda share, call, _: told.append(memory.accounted(call)))
     monkeypatch.setattr(memory, "check_sizes", lambda *sizes: told.append(memory.predicted(*sizes[:3])))
     monkeypatch.setattr(execute, "_programs", {})
-    monkeypatch.setattr(blocks, "NARROW_CELLS", 4)
+    monkeypatch.setitem(blocks.CELLS, 0, 4)
     sweep, (shard,) = made(engine=engine, depth=depth, seed=list(range(16)), max_steps=128)
     execute.shard(sweep, shard)
     predicted, accounted = told
