@@ -59,12 +59,10 @@ def turns(
     """``polar(I + K)^n``.
 
     Args:
-      skew: K, ``(r, r)``.
-      exponent: n >= 0; may be traced.
-      by_squaring: ``(K, n) -> polar(I + K)^n`` for any K.
+      skew: K, ``(..., r, r)``.
+      exponent: n >= 0, one number or one a matrix; may be traced.
+      by_squaring: ``(K, n) -> polar(I + K)^n`` for any K, ``(r, r)``.
     """
-    if isinstance(exponent, int) and exponent == 0:
-        return identity_like(skew)
 
     @batch_as_axis
     def power(skew: jax.Array, exponent: jax.Array) -> jax.Array:
@@ -82,7 +80,7 @@ def turns(
             squared = by_squaring
             for _ in skew.shape[:-2]:
                 squared = jax.vmap(squared, (0, 0 if exponent.ndim else None))
-            return squared(skew, exponent)
+            return stiefel.project(squared(skew, exponent))  # squarings leave the rounding of n products
 
         return jax.lax.cond(near, small, large, skew)
 

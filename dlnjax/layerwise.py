@@ -10,7 +10,8 @@ So one polar factor a step serves all of them, and a layer costs three products 
 on, the product of the moved layers that the next step starts from) where the composed transformation takes ten. A
 square last layer with the same step is moved as the middle ones are.
 The loop follows the traced depth, so that padding costs nothing, and every layer is read and written once.
-Moved by rotations alone the layers would gather rounding: every so many steps they are projected anew.
+Moved by rotations alone the layers would gather rounding: every so many steps they are projected anew, at every step
+while steps are large.
 A test holds the two equal to 1e-12. Depth stays a loop here; in :mod:`dlnjax.reduced` it is a number.
 """
 
@@ -24,13 +25,17 @@ import jax.numpy as jnp
 
 from dlnjax import network, stiefel
 from dlnjax import train as training
+from dlnjax._linalg import frobenius, skew, transpose, transposed
 from dlnjax._linalg import fused as matmul
-from dlnjax._linalg import skew, transpose, transposed
 from dlnjax._turns import POLISH_EVERY
 from dlnjax._turns import turn as turn_of
 from dlnjax._types import Count, Number, Params, Scales, Trace
-from dlnjax.reduced import LayerScales, layer_scales
+from dlnjax.reduced import LayerScales, layer_steps
 from dlnjax.stiefel._shape import batch_as_axis, identity_like
+
+#: Norm of ``mu' Omega`` above which they are projected at every step: what a layer lacks of being orthonormal grows
+#: by about this fraction a step, since it is by the layers that rotations are carried.
+LARGE = 0.1
 
 
 class Layers(NamedTuple):
@@ -97,7 +102,7 @@ def prepare(
     if len(params) != 3 or params[1].ndim != 3:
         shapes = [leaf.shape for leaf in params]
         raise ValueError(f"params have shapes {shapes}; give (W_1, run (k, r, r), W_N), see network.pad")
-    steps = LayerScales(*(step_size * s for s in layer_scales(scales)))
+    steps = layer_steps(step_size, scales, params[0].dtype)
     layers = network.num_layers(params) if depth is None else depth
     held = training.default_constrained(params)
 
@@ -123,9 +128,10 @@ def _step(carry: Layers, problem, steps: LayerScales, count: jax.Array, step: Co
     gradient = problem.product_gradient(matmul(frame, first))
     inward = matmul(transposed(frame), gradient)  # g_1 = U^T G
     relative = skew(matmul(inward, transpose(first)))  # Omega_2 = skew(U^T G W_1^T)
-    polishing = jnp.asarray(step) % POLISH_EVERY == 0
+    relative_step = -steps.middle * relative
+    polishing = (jnp.asarray(step) % POLISH_EVERY == 0) | (frobenius(relative_step) > LARGE)
     rows = _projected(rows, prefix, jnp.where(polishing, count, 0))
-    rows, turn, prefix_after = _turned(rows, turn_of(-steps.middle * relative), count)
+    rows, turn, prefix_after = _turned(rows, turn_of(relative_step), count)
     if last.shape[0] == last.shape[1]:
         alike = jnp.asarray(steps.last == steps.middle)
         last = _turned_last(last, turn, -steps.last * relative, prefix, alike, polishing)
@@ -191,7 +197,7 @@ def _turned(rows: jax.Array, turn: jax.Array, count: jax.Array) -> tuple[jax.Arr
 
     if not rows.shape[-2]:
         return rows, turn, identity_like(turn)
-    always = jax.lax.optimization_barrier(count) >= 0
+    always = jax.lax.optimization_barrier(jnp.array(True))
 
     def apart(function: Callable, *operands: jax.Array) -> jax.Array:
         # On a CPU a branch that is always taken. Its result is an array of its own: fused into what reads it, a slice

@@ -16,7 +16,7 @@ Heavy ball with projection transport reduces too, and so does Adam with one seco
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -157,6 +157,12 @@ def layer_scales(scales: Scales | None, num_layers: int | None = None) -> LayerS
     return LayerScales(first, between[0], last)
 
 
+def layer_steps(step_size: Number, scales: Scales | None, dtype: Any) -> LayerScales:
+    """The steps of the first, each middle and the last layer, as numbers of this dtype; scales as in :func:`train`."""
+    size = jnp.asarray(step_size, dtype)
+    return LayerScales(*(size * jnp.asarray(scale, dtype) for scale in layer_scales(scales)))
+
+
 def power(rotation: jax.Array, exponent: Count) -> jax.Array:
     """A rotation to a non-negative integer power: log2(exponent) squarings, and few products besides.
 
@@ -252,7 +258,7 @@ def prepare(
     epsilon: Number = 1e-8,
 ) -> training.Engine:
     """The engine behind :func:`train`; arguments as there. Its carry does not contain the number of layers."""
-    steps = LayerScales(*(step_size * s for s in layer_scales(scales)))
+    steps = layer_steps(step_size, scales, reduced.first.dtype)
     begun = reduced if layers else reduced._replace(prefixes=None)
 
     def whole(carried: Reduced) -> Reduced:
@@ -296,20 +302,18 @@ def _step(
             memory, _moments.Triple(first, middle, last), network.frame, rule
         )
     relative, between = -steps.middle * middle, jnp.asarray(network.num_layers - 2, jnp.int32)
-    rotation = _rotation(relative)  # computed only where layers or moments are turned by it
-    turned = turns(relative, between, _by_squaring)  # and this where the last layer has a factor of its own
-    if memory is None and _is_square(network.frame):
+    frame, prefixes = network.frame, network.prefixes
+    if prefixes is not None:
+        prefixes = _turn(prefixes, _rotation(relative))
+    if memory is None and _is_square(frame):
         alike = jnp.asarray(steps.last == steps.middle)
         polishing = jnp.asarray(step) % POLISH_EVERY == 0
-        frame = _turned(network.frame, relative, -steps.last * middle, between, alike, polishing)
+        frame = _turned_frame(frame, relative, -steps.last * middle, between, alike, polishing)
     else:
-        frame = matmul(stiefel.retract_polar(network.frame, -steps.last * last), turned)
-    moved = network._replace(
-        first=network.first - steps.first * first,
-        frame=frame,
-        prefixes=None if network.prefixes is None else _turn(network.prefixes, rotation),
-    )
-    return moved, None if memory is None else _moments.turn(memory, rotation, turned)
+        turned = turns(relative, between, _by_squaring)
+        frame = matmul(stiefel.retract_polar(frame, -steps.last * last), turned)
+        memory = None if memory is None else _moments.turn(memory, _rotation(relative), turned)
+    return network._replace(first=network.first - steps.first * first, frame=frame, prefixes=prefixes), memory
 
 
 def _by_squaring(relative: jax.Array, exponent: Count) -> jax.Array:
@@ -317,7 +321,7 @@ def _by_squaring(relative: jax.Array, exponent: Count) -> jax.Array:
 
 
 @batch_as_axis
-def _turned(
+def _turned_frame(
     frame: jax.Array,
     relative: jax.Array,
     last: jax.Array,

@@ -73,6 +73,16 @@ def test_float32_stays_on_the_manifold():
     assert float(jnp.max(trace.orthonormality_error)) < 1e-6  # 4e-6 without the projections
 
 
+@pytest.mark.parametrize("last", [1.0, 0.7])
+@pytest.mark.parametrize("num_layers", [3, 16])
+def test_layers_stay_orthonormal_while_large_steps_keep_them_moving(num_layers, last):
+    start = padded(initial.haar(jax.random.key(0), (8,) * (num_layers + 1), 0.5, jnp.float32), num_layers)
+    options = {"step_size": 3.0 / num_layers, "scales": (1.0, 1.0, last), "num_steps": 320, "record_every": 1}
+    _, trace = layerwise.train(start, problem.whitened(jnp.eye(8, dtype=jnp.float32)), **options)
+    assert float(jnp.max(trace.orthonormality_error)) < 3e-6
+    assert float(trace.gradient_norm[-1]) > 1e-3  # it still moves
+
+
 def test_other_forms_of_params_are_refused():
     task = problem.whitened(jnp.eye(4))
     with pytest.raises(ValueError, match=r"see network\.pad"):

@@ -17,6 +17,7 @@ CASES = [
     ((5, 3, 3, 3, 3, 6), True),
     ((4, 4, 4, 4, 4), True),
     ((7, *[3] * 11, 4), True),
+    ((5, 4, 4), False),
 ]
 
 
@@ -34,10 +35,11 @@ def instance(widths, coloured, seed=0):
 
 
 @pytest.mark.parametrize(("widths", "coloured"), CASES)
-def test_reduction_equals_the_layers(widths, coloured):
+@pytest.mark.parametrize(("middle", "last"), [(0.03, 0.08), (0.02, 0.02)])
+def test_reduction_equals_the_layers(widths, coloured, middle, last):
     layers, square, gradient = instance(widths, coloured)
     count, steps = len(layers), 300
-    mu, middle, last = 0.05, 0.03, 0.08
+    mu = 0.05
     params = tuple(map(jnp.asarray, layers))
     scales = reduced.LayerScales(1.0, middle / mu, last / mu)
     ended, _ = jax.jit(
@@ -136,3 +138,22 @@ def test_mistakes_are_refused():
     ended, _ = reduced.train(start, square, step_size=0.1, num_steps=1)
     with pytest.raises(ValueError, match="layers=True"):
         reduced.layers(ended)
+
+
+@pytest.mark.parametrize("last", [1.0, 0.7])
+@pytest.mark.parametrize(("num_layers", "step"), [(8, 0.3), (512, 1.0), (4096, 30.0)])
+def test_frame_stays_orthonormal_beside_broken_cells_and_at_large_steps(num_layers, step, last):
+    """Square frames are moved by rotations; their powers are by squarings where steps are large or a cell is broken."""
+    rng = np.random.default_rng(0)
+    frame = jnp.asarray(oracles.random_orthonormal(rng, 8, 8), jnp.float32)
+    target = jnp.asarray(oracles.random_orthonormal(rng, 8, 8), jnp.float32)
+    first = 0.5 * jnp.eye(8, dtype=jnp.float32)
+
+    def error(start):
+        network = reduced.Reduced(start, frame, num_layers)
+        scales = reduced.LayerScales(0.0, 1.0, last)
+        options = {"step_size": step / num_layers, "scales": scales, "num_steps": 320, "record_every": 1}
+        return reduced.train(network, problem.whitened(target), **options)[1].orthonormality_error
+
+    found = jax.vmap(error)(jnp.stack([first, first * jnp.nan]))
+    assert float(jnp.max(found[0])) < 5e-6
