@@ -235,6 +235,17 @@ def test_polar_of_rank_deficient_input_is_a_nearest_point_and_says_so(dtype, sha
     np.testing.assert_allclose(np.sum(np.asarray(found.factor) * x), nuclear, rtol=100 * eps, atol=eps)
 
 
+@pytest.mark.parametrize(("dtype", "most"), [(np.float32, 38), (np.float64, 300)])
+def test_polar_where_a_direction_arrives_just_as_the_null_ones_are_filled(dtype, most):
+    """``I + K`` of odd width and huge K: one singular value is rounding, and anywhere on its way at that pass."""
+    drawn = np.random.default_rng(0).standard_normal((100, 5, 5))
+    skew = drawn - drawn.swapaxes(-1, -2)
+    scale = 10 ** np.linspace(0, most, 100) / np.linalg.norm(skew, axis=(-2, -1))
+    found = stiefel.polar(jnp.asarray(np.eye(5) + skew * scale[:, None, None], dtype))
+    assert np.max(off_manifold(found.factor)) < 30 * np.finfo(dtype).eps
+    assert np.all(found.status < 2)
+
+
 def test_polar_reports_what_is_not_finite_and_spares_its_neighbours():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((4, 5, 3))

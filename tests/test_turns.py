@@ -35,9 +35,8 @@ def test_relative_to_the_step_itself(dtype, rounding, size):
 
 
 def test_a_huge_or_broken_one_leaves_the_rest_of_a_batch():
-    skew = skews(
-        [1e-6, 1e25, 0.3, 1.0], 6
-    )  # an even width: an odd one has an axis that K leaves, lost in I + K
+    # of even width: in an odd one K leaves an axis, and what I + K does to it is lost to rounding
+    skew = skews([1e-6, 1e25, 0.3, 1.0], 6)
     skew[3] = np.nan
     found = jax.vmap(turn)(jnp.asarray(skew, jnp.float32))
     np.testing.assert_allclose(found[:3], expected(skew[:3]), atol=1e-5)

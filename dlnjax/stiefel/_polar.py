@@ -98,13 +98,16 @@ def _scaled(state: _State) -> tuple[jax.Array, jax.Array]:
 
 
 def _completed(y: jax.Array, e: jax.Array, size: jax.Array) -> jax.Array:
-    """Fill null directions: ``Y + (I - Y Y^T) F (I - Y^T Y)`` with F a fixed matrix of full rank."""
+    """Fill null directions: ``Y + (I - Y Y^T) F (I - Y^T Y)`` with F a fixed matrix of full rank.
+
+    Filled to a norm of one half: a direction that was late but on its way stays within the reach of the passes.
+    """
     i, j = (lax.broadcasted_iota(y.dtype, y.shape[-2:], axis) for axis in (0, 1))
     fixed = jnp.broadcast_to(jnp.sin(1 + 2.39996 * i * i + 1.61803 * j * j + 3.88322 * i * j), y.shape)
     fill = matmul(e, fixed)
     fill = fill - matmul(matmul(fill, transpose(y)), y)
     norm = jnp.maximum(frobenius(fill), jnp.finfo(y.dtype).tiny)
-    return jnp.where((size > 0.5)[..., None, None], y + fill / norm[..., None, None], y)
+    return jnp.where((size > 0.5)[..., None, None], y + fill / (2 * norm[..., None, None]), y)
 
 
 def _turned(state: _State) -> _State:
