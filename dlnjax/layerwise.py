@@ -33,7 +33,7 @@ from dlnjax._types import Count, Number, Params, Scales, Trace
 from dlnjax.reduced import LayerScales, layer_steps
 from dlnjax.stiefel._shape import batch_as_axis, identity_like
 
-#: Norm of ``mu' Omega`` above which they are projected at every step: what a layer lacks of being orthonormal grows
+#: Norm of ``mu' Omega`` above which the layers are projected at every step: what one lacks of being orthonormal grows
 #: by about this fraction a step, since it is by the layers that rotations are carried.
 LARGE = 0.1
 
@@ -155,8 +155,8 @@ def _turned_last(
 
     Args:
       turn: ``R_N - I`` for the step of the middle layers.
-      relative: ``-mu_N Omega_2``, from which it is made anew, ``R_N = S polar(I - mu_N Omega_2) S^T``, unless
-      alike: both steps are the same.
+      relative: ``-mu_N Omega_2``; where the step is another, ``R_N = S polar(I - mu_N Omega_2) S^T``.
+      alike: whether both steps are the same.
       prefix: S, ``(..., r, r)``.
       polishing: whether to take rounding off.
     """

@@ -17,7 +17,7 @@ import numpy as np
 from dlnjax.sweep import plan
 
 #: Least hidden width -> cells of a block, the widest first. Measured on 2 cores with 1 MiB of second cache each (128
-#: cells, N = 8, both engines, float32), where the next smaller and the next larger block take 2 to 15% more time.
+#: cells, N = 8, both engines, float32): within 8% of the best of 4, 8, ... 64 at every width tried from 12 to 64.
 CELLS = {48: 8, 24: 16, 12: 32, 0: 64}
 # Name of the axis of cells within a block.
 _BLOCK = "block"
