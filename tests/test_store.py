@@ -8,10 +8,11 @@ import sys
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import standin
 
-from dlnjax.sweep import checkpoint, durable, manifest, store
+from dlnjax.sweep import checkpoint, durable, manifest, store, weights
 
 
 @pytest.fixture
@@ -51,6 +52,26 @@ def test_file_says_versions_and_device(tmp_path, sweep):
     assert facts["schema_version"] == str(store.SCHEMA_VERSION)
     assert facts["device"] == "stand-in"
     assert {"jax_version", "python_version", "dlnjax_version"} <= facts.keys()
+
+
+def test_files_are_small_where_numbers_are_distinct(tmp_path, sweep):
+    shard = standin.planner(sweep, sweep.cells())[0]
+    plain = standin.work(sweep, shard, None)
+    values = np.random.default_rng(0).lognormal(size=(len(plain), 64 * 64)).astype(np.float32)
+    whole = weights.append(plain, [values])
+    assert store.write(tmp_path, shard.name, whole)
+    file = store.path(tmp_path, shard.name)
+    pq.write_table(whole, tmp_path / "plain.parquet", compression="zstd")
+    assert file.stat().st_size < 0.92 * (tmp_path / "plain.parquet").stat().st_size
+    group = pq.ParquetFile(file).metadata.row_group(0)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    split = {c.path_in_schema.split(".")[0] for c in columns if "BYTE_STREAM_SPLIT" in c.encodings}
+    assert split == {"curve_loss", "curve_distance", "curve_gradient_norm", "params_0"}
+    assert (
+        store.read_shard(tmp_path, shard.name)["params_0"]
+        .combine_chunks()
+        .equals(whole["params_0"].combine_chunks())
+    )
 
 
 def test_columns_can_be_chosen(tmp_path, sweep):
