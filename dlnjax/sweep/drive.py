@@ -125,7 +125,7 @@ def run(
       KeyboardInterrupt: Ctrl-C; SystemExit(143): SIGTERM. Claims are given back, complete shards stay.
     """
     own.check(sweep, elsewhere=executor is not None)
-    planner = planner or _plan
+    planner = _remembering(planner or _plan)
     work = work or (_execute if executor is None else partial(_execute_elsewhere, _process()))
     listen = listen or (lambda name, **facts: None)
     begin = time.monotonic()
@@ -339,6 +339,18 @@ def _now(fn: Callable[..., Any], *args: Any) -> Future:
     except Exception as error:
         future.set_exception(error)
     return future
+
+
+def _remembering(planner: manifest.Planner) -> manifest.Planner:
+    """The planner, which makes no plan twice in a row: a new folder's is wanted for its manifest, and to begin."""
+    last: list[Any] = [None, None]
+
+    def plan(sweep: Any, cells: Sequence[Any]) -> Sequence[Any]:
+        if last[0] != cells:
+            last[:] = cells, planner(sweep, cells)
+        return last[1]
+
+    return plan
 
 
 def _plan(sweep: Any, cells: Sequence[Any]) -> Sequence[Any]:

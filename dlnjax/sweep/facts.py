@@ -10,6 +10,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from dlnjax.sweep import manifest, store
 
 _SCALE_KEYS = ("step_rule", "data", "width", "depth", "scale_middle", "scale_last")
@@ -29,9 +31,14 @@ def annotate(out: Path | str, ran: Collection[str]) -> None:
     told = "scales" in found and len(manifest.generations(found)) == 1
     names = store.done(out).intersection(ran) if told else store.done(out)
     columns = [*_SCALE_KEYS, "rank"]
-    rows = [row for name in sorted(names) for row in store.read_shard(out, name, columns).to_pylist()]
+    rows = [row for name in sorted(names) for row in _distinct(store.read_shard(out, name, columns))]
     if rows:
         manifest.annotate(out, {"scales": scales(rows), "rank": ranks(rows)})
+
+
+def _distinct(shard: pa.Table) -> list[dict[str, Any]]:
+    """The rows that differ: of a shard's thousand usually one, or few."""
+    return shard.group_by(shard.column_names, use_threads=False).aggregate([]).to_pylist()
 
 
 def scales(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

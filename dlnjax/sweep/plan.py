@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from statistics import median_low
 
 from dlnjax.sweep import store
@@ -18,6 +19,8 @@ from dlnjax.sweep.cells import Cell, Sweep
 
 #: Cells a shard holds at most.
 CAPACITY = 1024
+# All that a cell's group can depend on.
+_BUT_NUMBERS = attrgetter(*(one.name for one in fields(Cell) if one.name not in ("step", "seed", "momentum")))
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,12 @@ def general(cell: Cell, padded: bool) -> Program:
 def shards(sweep: Sweep, cells: Iterable[Cell] | None = None) -> list[Shard]:
     """The partition of a sweep's cells (or of some of them) into shards, in grid order."""
     groups: dict[tuple, list[Cell]] = defaultdict(list)
+    known: dict[tuple, tuple] = {}  # a million cells are of few kinds
     for cell in sweep.cells() if cells is None else cells:
-        kind = general(cell, sweep.is_padded(cell)) if sweep.is_general(cell) else program(cell)
-        groups[kind, cell.depth, cell.step_rule, cell.start].append(cell)
+        told = _BUT_NUMBERS(cell)
+        if told not in known:
+            known[told] = _group(sweep, cell)
+        groups[known[told]].append(cell)
     batches = _batches(groups)
     depths: dict[Program, int] = defaultdict(int)
     for key, group in groups.items():
@@ -89,6 +95,12 @@ def shards(sweep: Sweep, cells: Iterable[Cell] | None = None) -> list[Shard]:
         for key, group in groups.items()
         for piece in _pieces(group, batches[key[0]])
     ]
+
+
+def _group(sweep: Sweep, cell: Cell) -> tuple:
+    """What cells of one shard have in common; their program first."""
+    kind = general(cell, sweep.is_padded(cell)) if sweep.is_general(cell) else program(cell)
+    return kind, cell.depth, cell.step_rule, cell.start
 
 
 def _batches(groups: dict[tuple, list[Cell]]) -> dict[Program, int]:
