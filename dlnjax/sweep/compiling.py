@@ -74,19 +74,26 @@ def standing() -> Iterator[None]:
         _wait(time.perf_counter() - since)
 
 
-def begin(name: Hashable, build: Callable[[], Any]) -> None:
+class Making(NamedTuple):
+    """How a program is made: ``build()`` keeps it under some name of its own; None where that cannot be done ahead."""
+
+    name: Hashable
+    build: Callable[[], Any] | None = None
+
+
+def begin(making: Making) -> None:
     """Starts ``build()`` in the compiling thread, once a name; :func:`settle` waits for it."""
-    if name in _begun:
+    if making.name in _begun or making.build is None:
         return
     if not _threads:
         _threads.append(ThreadPoolExecutor(1, _THREAD))
-    _begun.add(name)
-    _pending[name] = _threads[0].submit(build)
+    _begun.add(making.name)
+    _pending[making.name] = _threads[0].submit(making.build)
 
 
-def settle(name: Hashable) -> None:
-    """Waits for what :func:`begin` started under this name; a failure there shows again where it is made in earnest."""
-    future = _pending.pop(name, None)
+def settle(making: Making) -> None:
+    """Waits for what :func:`begin` has started; a failure there shows again where it is made in earnest."""
+    future = _pending.pop(making.name, None)
     if future is None:
         return
     since = time.perf_counter()

@@ -64,14 +64,17 @@ class Way(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """A program ready to run, where its state lives and what it looks like."""
+    """A program ready to run, where its arguments and its state live, and what the state looks like."""
 
     call: Any
+    places: tuple[NamedSharding, ...]
     sharding: NamedSharding
     blank: chunks.State
 
 
 _programs: dict[tuple, Compiled] = {}
+# What the first table needs is taken in while the first shard trains.
+_TABLES = compiling.Making("tables", store.warm)
 
 
 def compilations() -> int:
@@ -138,19 +141,25 @@ def _shard(sweep: Sweep, shard: Shard, room: Room | None, following: Shard | Non
 def _part(sweep: Sweep, shard: Shard, room: Room | None, following: Shard | None) -> pa.Table:
     """Rows of as many cells as are in memory at once."""
     began = time.perf_counter()
-    compiling.settle(_named(sweep, shard))
+    drawing, training = _programs_of(sweep, shard)
+    compiling.settle(drawing)
+    compiling.begin(training)  # of the first shard: while what draws its cells compiles here
     way = WAYS[shard.program.engine]
     instances = way.prepare(sweep, shard.cells, shard)
     chosen = way.resolve(sweep, shard.cells, instances)
+    compiling.settle(training)
     compiled, arguments = _program(sweep, shard, instances, chosen)
+    compiling.begin(_TABLES)
     if following is not None:
-        _ahead(sweep, following)
+        following = replace(following, batch=memory.batch(following.program, following.batch))
+        for made in _programs_of(sweep, following):
+            compiling.begin(made)
     batch = chunks.Batch(
         compiled.call,
-        arguments,
+        jax.device_put(arguments, compiled.places),
         lambda state: jax.device_put(state, compiled.sharding, may_alias=False),
         compiled.blank,
-        partial(_reordered, instances.shared),
+        partial(_reordered, compiled),
         len(compiled.sharding.device_set),
         shard.program.width,
     )
@@ -165,14 +174,20 @@ def _part(sweep: Sweep, shard: Shard, room: Room | None, following: Shard | None
     return table.replace_schema_metadata({**(table.schema.metadata or {}), **facts})
 
 
-def _reordered(shared: bool, arguments: tuple, order: np.ndarray) -> tuple:
-    """The arguments with the cells in another order."""
-    problem, *batched, depth = arguments
+def _reordered(compiled: Compiled, arguments: tuple, order: np.ndarray) -> tuple:
+    """The arguments with the cells in another order, moved by way of the host: no program compiles for it."""
 
-    def moved(tree):
-        return jax.tree.map(lambda a: a[order], tree)
+    def moved(a: jax.Array) -> Any:
+        if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            return np.asarray(a)[order]
+        numbers: Any = np.asarray(jax.random.key_data(a))[order]
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(a))
 
-    return (problem if shared else moved(problem), *moved(tuple(batched)), depth)
+    found = (
+        jax.tree.map(moved, argument) if place == compiled.sharding else argument
+        for argument, place in zip(arguments, compiled.places, strict=True)
+    )
+    return jax.device_put(tuple(found), compiled.places)
 
 
 def _program(sweep: Sweep, shard: Shard, instances: Any, chosen: Any) -> tuple[Compiled, tuple]:
@@ -204,22 +219,25 @@ def _compiled(sweep: Sweep, shard: Shard, shared: bool, arguments: tuple) -> Com
     return _programs[key]
 
 
-def _ahead(sweep: Sweep, following: Shard) -> None:
-    """Compiles the programs of a later shard in a thread; nothing runs there but the compiler."""
-    if following.program.lead is not None:
-        return  # the general path's arguments are only known once they are computed
-    shard = replace(following, batch=memory.batch(following.program, following.batch))
-    lead = shard.cells[0]
+def _programs_of(sweep: Sweep, shard: Shard) -> tuple[compiling.Making, compiling.Making]:
+    """How to make the program that draws the cells of a shard, and the one that trains them; nothing runs for it."""
+    name, lead = _named(sweep, shard), shard.cells[0]
+    if shard.program.lead is not None:  # the general path's arguments are only known once they are computed
+        return compiling.Making(("draw", *name)), compiling.Making(("train", *name))
     instance.is_shared(sweep, lead)  # what data need is computed here and kept
 
-    def build() -> None:
+    def draw() -> None:
         with _precision(sweep):  # it is a thread's own
+            instance.program(sweep, lead, shard.batch)
+
+    def train() -> None:
+        with _precision(sweep):
             shared, shapes = instance.shapes(sweep, lead, shard.batch)
             column: Any = jax.ShapeDtypeStruct((shard.batch,), jnp.dtype(shard.program.precision))
             steps = Steps(column, reduced.LayerScales(column, column, column), column)
             _compiled(sweep, shard, shared, (*shapes, steps, jax.ShapeDtypeStruct((), jnp.int32)))
 
-    compiling.begin(_named(sweep, shard), build)
+    return compiling.Making(("draw", *name), draw), compiling.Making(("train", *name), train)
 
 
 def _named(sweep: Sweep, shard: Shard) -> tuple:
@@ -280,7 +298,8 @@ def _compile(
         jax.jit(mapped, donate_argnums=len(axes)).lower(*arguments, shapes, number, number, number).compile()
     )
     memory.check_program(share, call, devices[0])
-    return Compiled(call, NamedSharding(mesh, split), shapes)
+    places = tuple(NamedSharding(mesh, spec) for spec in specs)
+    return Compiled(call, places, NamedSharding(mesh, split), shapes)
 
 
 def _layers(

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dlnjax import initial, problem, stiefel
 from dlnjax._linalg import matmul, transpose
@@ -71,23 +72,22 @@ _programs: dict[tuple, Any] = {}
 def prepare(sweep: Sweep, cells: Sequence[Cell], batch: int) -> Instances:
     """The instances of cells that share width, data and kind of start; filled up to ``batch`` with the last."""
     filled = [*cells, *[cells[-1]] * (batch - len(cells))]
-    seeds = jnp.array([cell.seed for cell in filled], jnp.uint32)
-    dtype = jnp.dtype(cells[0].precision)
-    near = sweep.start.distance / jnp.array([cell.depth for cell in filled], dtype)
+    seeds = np.array([cell.seed for cell in filled], np.uint32)
+    dtype = np.dtype(cells[0].precision)
+    near = np.asarray(sweep.start.distance, dtype) / np.array([cell.depth for cell in filled], dtype)
     known = _known(sweep, cells[0])
-    drawn = _program(sweep, cells[0], batch)(seeds, near, known and known[:2])
+    drawn = program(sweep, cells[0], batch)(seeds, near, known and known[:2])
     if known is not None:
         return Instances(known[0], True, *drawn[1:], rank=known[2], unit=known[3])
     return Instances(drawn.problem, False, *drawn[1:], rank=len(sweep.problem.singular_values), unit=1.0)
 
 
 def shapes(sweep: Sweep, lead: Cell, batch: int) -> tuple[bool, tuple[Any, ...]]:
-    """As of ``prepare``'s result: ``shared``, and the shapes of problem, start and keys. Compiles, runs nothing.
+    """As of ``prepare``'s result: ``shared``, and the shapes of problem, start and keys.
 
     A data set is to be known already (:func:`is_shared`).
     """
     known = _known(sweep, lead)
-    _program(sweep, lead, batch)
     drawn = jax.eval_shape(*_drawing(sweep, lead, batch))
     return known is not None, (known[0] if known else drawn.problem, drawn.start, drawn.keys)
 
@@ -103,7 +103,7 @@ def _known(sweep: Sweep, lead: Cell) -> tuple[Quadratic, TwoLayer, int, float] |
     return _from_data(sweep.problem, lead.data, lead.width, lead.precision)
 
 
-def _program(sweep: Sweep, lead: Cell, batch: int) -> Any:
+def program(sweep: Sweep, lead: Cell, batch: int) -> Any:
     """The compiled drawing of ``batch`` cells like ``lead``: one program, which can be made ahead of its use."""
     key = (sweep.problem, sweep.start, lead.start, lead.data, lead.width, lead.precision, batch)
     if key not in _programs:
