@@ -14,7 +14,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -194,14 +194,14 @@ class _Turn:
                 del left[name]
             elif self.runner.claim(name):
                 del left[name]
-                self._start(shard, next(iter(left.values()), None))
+                self._start(shard, left.values())
 
-    def _start(self, shard: Any, following: Any = None) -> None:
+    def _start(self, shard: Any, following: Collection[Any] = ()) -> None:
         if self._there(shard.name):  # finished by another between the look and the claim
             self.runner.release(shard.name)
             return
         work = self.work
-        if work is _execute and following is not None:
+        if work is _execute:
             work = partial(_execute, following=following)
         call = (complete, work, self.sweep, shard, self.out)
         future = _now(*call) if self.executor is None else self.executor.submit(*call)
@@ -359,7 +359,7 @@ def _plan(sweep: Any, cells: Sequence[Any]) -> Sequence[Any]:
     return plan.shards(sweep, cells)
 
 
-def _execute(sweep: Any, shard: Any, room: Room, following: Any = None) -> pa.Table:
+def _execute(sweep: Any, shard: Any, room: Room, following: Collection[Any] = ()) -> pa.Table:
     from dlnjax.sweep import execute
 
     return execute.shard(sweep, shard, room, following)

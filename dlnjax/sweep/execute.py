@@ -8,7 +8,7 @@ serves every depth, step size, seed and length, and every piece of a run (:mod:`
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -87,7 +87,7 @@ def forget() -> None:
     _programs.clear()
 
 
-def shard(sweep: Sweep, shard: Shard, room: Room | None = None, following: Shard | None = None) -> pa.Table:
+def shard(sweep: Sweep, shard: Shard, room: Room | None = None, following: Iterable[Shard] = ()) -> pa.Table:
     """Trains the cells of a shard and returns their rows, one a cell.
 
     What does not fit the device's memory at once runs in parts of half the size, a quarter, and so on; the size
@@ -99,10 +99,16 @@ def shard(sweep: Sweep, shard: Shard, room: Room | None = None, following: Shard
       sweep: what the cells belong to.
       shard: from ``plan.shards``.
       room: a place for checkpoints; a shard that is over before one is due leaves it empty.
-      following: the shard that comes next; its program is compiled while this one runs.
+      following: the shards to come; the next other program among theirs is compiled while this one runs.
     """
+    other = next((other for other in following if _differ(other, shard)), None)
     with _precision(sweep):
-        return _shard(sweep, shard, room, following)
+        return _shard(sweep, shard, room, other)
+
+
+def _differ(one: Shard, other: Shard) -> bool:
+    """Whether two shards of a plan need other programs; for a thousand of them at every shard."""
+    return one.program is not other.program or one.cells[0].start != other.cells[0].start
 
 
 def _precision(sweep: Sweep) -> AbstractContextManager[Any]:
@@ -111,7 +117,7 @@ def _precision(sweep: Sweep) -> AbstractContextManager[Any]:
 
 
 def _shard(sweep: Sweep, shard: Shard, room: Room | None, following: Shard | None) -> pa.Table:
-    """All parts of a shard, one after the other."""
+    """All parts of a shard, one after the other; ``following`` has another program."""
     tables: list[pa.Table] = []
     compiling.mark()
     left = shard.cells

@@ -109,7 +109,8 @@ def program(sweep: Sweep, lead: Cell, batch: int) -> Any:
     if key not in _programs:
         with compiling.standing():
             function, *arguments = _drawing(sweep, lead, batch)
-            _programs[key] = jax.jit(function).lower(*arguments).compile()
+            lowered = jax.jit(function).lower(*arguments)
+            _programs[key] = lowered.compile(compiler_options=compiling.briefly())
     return _programs[key]
 
 

@@ -82,18 +82,19 @@ def shards(sweep: Sweep, cells: Iterable[Cell] | None = None) -> list[Shard]:
         groups[known[told]].append(cell)
     batches = _batches(groups)
     depths: dict[Program, int] = defaultdict(int)
-    for key, group in groups.items():
-        depths[key[0]] = max(depths[key[0]], *(cell.depth for cell in group))
+    for (kind, *_), group in groups.items():
+        depths[kind] = max(depths[kind], *(cell.depth for cell in group))
+    one = {kind: kind for kind in depths}  # equal programs are one object: told apart at no cost
     return [
         Shard(
             store.shard_name([sweep.key(cell) for cell in piece]),
             piece,
-            key[0],
-            batches[key[0]],
-            depths[key[0]],
+            one[kind],
+            batches[kind],
+            depths[kind],
         )
-        for key, group in groups.items()
-        for piece in _pieces(group, batches[key[0]])
+        for (kind, *_), group in groups.items()
+        for piece in _pieces(group, batches[kind])
     ]
 
 
