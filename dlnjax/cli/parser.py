@@ -60,6 +60,7 @@ _REPRODUCE = """examples, in a checkout:
 
 exit codes: 0 nothing moved beyond its tolerance; 1 something did, or a run failed; 2 a mistake."""
 _BENCH = """benchmarks:
+  cells    whole sweeps: programs, time outside the devices, a million cells
   methods  evaluations that each kind of optimizer needs on the reference case
   optim    time per optimizer step, and drift over 100 000 steps
   sweep    time per step and network of the training engines
