@@ -189,7 +189,7 @@ def _turned(rows: jax.Array, turn: jax.Array, count: jax.Array) -> tuple[jax.Arr
       rows: ``(..., k, r * r)``.
       turn: ``R_2 - I``, ``(..., r, r)``. The identity is left out of what is carried: there it would gather what
         every layer lacks of being orthonormal.
-      count: at most k; the layers beyond are identities.
+      count: at most k, one number or one a run; the layers beyond are identities and stay.
 
     Returns:
       The layers, ``R_N - I`` as the last of them carries it on, and their product.
@@ -212,26 +212,28 @@ def _turned(rows: jax.Array, turn: jax.Array, count: jax.Array) -> tuple[jax.Arr
     def read(rows, i):
         return jax.lax.dynamic_index_in_dim(rows, i, -2, keepdims=False)
 
-    def move(rows, i, turn, moving: bool | jax.Array = True):
+    def move(rows, i, turn, surely: bool):
         row = apart(read, rows, i)
         layer = row.reshape(turn.shape)
-        change = matmul(layer, turn)
-        added = change if moving is True else jnp.where(moving, change, 0)
+        change = matmul(layer, turn)  # by an identity, which carries it on as it is
+        added = change if surely else jnp.where(i < counts, change, 0)
         moved = apart(lambda row, added: row + added.reshape(row.shape), row, added)
         rows = jax.lax.dynamic_update_index_in_dim(rows, moved, i, -2)
         return rows, matmul(change, transpose(layer)), moved.reshape(turn.shape)
 
     def one(i, carry):
         rows, turn, prefix = carry
-        rows, turn, moved = move(rows, i, turn)
+        rows, turn, moved = move(rows, i, turn, surely=count.ndim == 0)
         return rows, turn, matmul(moved, prefix)
 
     def two(i, carry):
         return one(2 * i + 2, one(2 * i + 1, carry))
 
+    # vmap over depth puts its axes in front of the others
+    counts, most = count.reshape(count.shape + (1,) * (turn.ndim - count.ndim)), jnp.max(count)
     # the first layer is its own prefix; where none is in the middle it is an identity that stays
-    carry = move(rows, 0, turn, count > 0)
+    carry = move(rows, 0, turn, surely=False)
     # two at a time, or each prefix would be copied to where the next is to be read
-    pairs = jnp.maximum(count - 1, 0) // 2
+    pairs = jnp.maximum(most - 1, 0) // 2
     carry = jax.lax.fori_loop(0, pairs, two, carry)
-    return jax.lax.fori_loop(1 + 2 * pairs, count, one, carry)
+    return jax.lax.fori_loop(1 + 2 * pairs, most, one, carry)

@@ -266,8 +266,9 @@ def train(
       optimizer: an optax transformation; it is initialised here.
       num_steps: steps to take.
       record_every: steps between records; the last step is always recorded.
-      depth: a traced number of layers, unbatched under vmap: trains the first layers of padded params
-        (``network.pad``), the problem's methods taking ``depth`` too; the rest stays untouched.
+      depth: a number of layers, traced or not: trains the first layers of padded params (``network.pad``), the
+        problem's methods taking ``depth`` too; the rest stays untouched. Under vmap over it all take as long as
+        the deepest.
       record_intervals: in place of ``num_steps``: ``(T,)`` integers, the steps between records. Its values
         may be traced, so that one program serves runs of any length.
       constrained: which leaves are orthonormal, for the measurements; default all but the first.

@@ -64,6 +64,30 @@ def test_a_batch_with_last_layers_of_either_kind_equals_each_cell_alone():
             np.testing.assert_allclose(got[i], want, atol=1e-13)
 
 
+@pytest.mark.parametrize("outputs", [4, 6])
+def test_vmap_over_depth_equals_each_depth_alone(outputs):
+    depths, stored = [2, 3, 6, 5], 6
+    starts = [
+        padded(initial.haar(jax.random.key(n), (5, *[4] * (n - 1), outputs), 0.5), stored) for n in depths
+    ]
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+    task = problem.whitened(jnp.eye(outputs, 5))
+
+    def trained(start, depth, size):
+        return layerwise.train(start, task, step_size=size, num_steps=40, record_every=20, depth=depth)
+
+    sizes = jnp.array([0.05, 0.3])  # small steps, and such that every layer is projected
+    over_sizes = jax.vmap(trained, (None, None, 0))
+    together, trace = jax.vmap(over_sizes)(batch, jnp.array(depths), jnp.tile(sizes, (4, 1)))
+    assert trace.loss.shape == (4, 2, 3)
+    for i, depth in enumerate(depths):
+        alone, expected = over_sizes(starts[i], depth, sizes)
+        np.testing.assert_allclose(trace.loss[i], expected.loss, rtol=1e-11, atol=1e-14)
+        for got, want in zip(together, alone, strict=True):
+            np.testing.assert_allclose(got[i], want, atol=1e-12)
+        assert np.array_equal(together[1][i, :, depth - 2 :], np.tile(np.eye(4), (2, stored - depth, 1, 1)))
+
+
 def test_float32_stays_on_the_manifold():
     first, middle, last = initial.haar(jax.random.key(0), (16,) * 4, 0.5, jnp.float32)
     start = (first, middle[None], last)

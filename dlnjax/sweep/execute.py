@@ -162,7 +162,7 @@ def _part(sweep: Sweep, shard: Shard, room: Room | None, following: Shard | None
             compiling.begin(made)
     batch = chunks.Batch(
         compiled.call,
-        jax.device_put(arguments, compiled.places),
+        arguments,
         lambda state: jax.device_put(state, compiled.sharding, may_alias=False),
         compiled.blank,
         partial(_reordered, compiled),
@@ -197,7 +197,7 @@ def _reordered(compiled: Compiled, arguments: tuple, order: np.ndarray) -> tuple
 
 
 def _program(sweep: Sweep, shard: Shard, instances: Any, chosen: Any) -> tuple[Compiled, tuple]:
-    """The compiled program of a shard, and its arguments."""
+    """The compiled program of a shard, and its arguments on the devices."""
     dtype = jnp.dtype(shard.program.precision)
     padding = shard.batch - len(shard.cells)
 
@@ -207,7 +207,8 @@ def _program(sweep: Sweep, shard: Shard, instances: Any, chosen: Any) -> tuple[C
     steps = WAYS[shard.program.engine].steps(chosen, column)
     depth = jnp.asarray(shard.cells[0].depth, jnp.int32)
     arguments = (instances.problem, instances.start, instances.keys, steps, depth)
-    return _compiled(sweep, shard, instances.shared, arguments), arguments
+    compiled = _compiled(sweep, shard, instances.shared, arguments)
+    return compiled, jax.device_put(arguments, compiled.places)
 
 
 def _compiled(sweep: Sweep, shard: Shard, shared: bool, arguments: tuple) -> Compiled:
