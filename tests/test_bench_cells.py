@@ -92,6 +92,15 @@ def test_the_command_keeps_all_figures_and_tells_by_its_code(tmp_path, monkeypat
     assert ("MISSED" in capsys.readouterr().out) == (code == 1)
 
 
+def test_numbers_that_cannot_be_compared_are_refused_before_anything_runs(monkeypatch, capsys):
+    monkeypatch.setattr(cells, "measure", None)
+    for pair in (["5", "5"], ["6", "5"], ["0", "5"]):
+        with pytest.raises(SystemExit) as ended:
+            cells.main(["--many", *pair])
+        assert ended.value.code == 2
+        assert "the smaller one first" in capsys.readouterr().err
+
+
 def test_the_grids_are_the_ones_they_are_said_to_be():
     grid, many = (spec.grid(**keys).cells() for keys in (cells.grid("layers", 2), cells.many(2)))
     assert (len(grid), len(many)) == (288, 200)

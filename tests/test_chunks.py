@@ -225,9 +225,10 @@ def test_finished_cells_are_not_waited_for(uneven, monkeypatch):
             assert got[name] == want[name]
         start = want["curve_distance"][0]
         for name in ("curve_distance", "curve_loss", "curve_gradient_norm"):
-            np.testing.assert_allclose(
-                got[name], want[name], rtol=1e-9, atol=2e-11 * max(start, want[name][0])
-            )
+            unit = (
+                want[name][0] if want["batch_size"] else start
+            )  # batches' gradients are hundreds of times the error
+            np.testing.assert_allclose(got[name], want[name], rtol=1e-9, atol=2e-11 * unit)
     flat = [len(set(row["curve_distance"])) for row in found]
     assert max(flat) > 2 * min(flat)  # the quick ones stood still for most of the run
 

@@ -3,10 +3,9 @@
 import threading
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from dlnjax.sweep import compiling, drive, execute, manifest, plan, spec
+from dlnjax.sweep import compiling, drive, execute, instance, manifest, memory, plan, spec
 
 KEYS = {
     "study": "compiling", "kind": "teacher", "input_dim": 4, "output_dim": 4, "singular_values": [1.0],
@@ -43,18 +42,64 @@ def test_the_next_other_program_is_compiled_though_shards_of_this_one_come_first
     shards = plan.shards(sweep)
     assert [s.program.width for s in shards] == [1, 1, 1, 3, 3, 3]
     monkeypatch.setattr(compiling, "begin", lambda making: begun.append(making.name))
+    monkeypatch.setattr(compiling, "_pending", {})
     execute.shard(sweep, shards[0], following=shards[1:])
     widths = [name[4].width for name in begun if name != "tables"]
     assert widths == [1, 3, 3]  # its own that trains, and both of the next
 
 
-def test_brief_programs_take_less_optimisation_unless_the_user_chose_a_level(monkeypatch):
+def test_what_is_compiled_between_two_sweeps_is_not_counted(tmp_path):
+    drive.run(spec.grid(**{**KEYS, "width": 1}), tmp_path / "first")
+    for size in range(3, 8):
+        jax.jit(lambda x: x + 1).lower(np.ones(size)).compile()
+    before = compiling.spent()
+    second = drive.run(spec.grid(**{**KEYS, "width": 1, "seed": [5, 6]}), tmp_path / "second")
+    assert second.complete
+    assert second.compilations == compiling.spent().programs - before.programs
+
+
+def test_a_program_that_is_too_large_is_compiled_once_and_then_a_smaller_one(tmp_path, monkeypatch):
+    sweep, compiled = spec.grid(**{**KEYS, "width": 2, "seed": [0, 1, 2, 3], "depth": 2}), []
+    check = memory.check_program
+
+    def too_large(share, program, device):
+        compiled.append(share.batch)
+        if share.batch > 2:
+            raise memory.TooLarge(2, 1, 2)
+        check(share, program, device)
+
+    monkeypatch.setattr(memory, "check_program", too_large)
+    monkeypatch.setattr(memory, "_sizes", {})
+    assert drive.run(sweep, tmp_path).complete
+    assert compiled == [4, 2]
+
+
+def test_what_is_wanted_at_once_does_not_queue():
+    gate, made = threading.Event(), []
+    busy = compiling.Making("busy", gate.wait)
+    compiling.begin(busy)
+    late = compiling.Making("late", lambda: made.append("late"))
+    compiling.begin_if_free(late)
+    gate.set()
+    assert compiling.settle(busy) is None
+    assert compiling.settle(late) is None
+    assert made == []
+    compiling.begin_if_free(late)
+    compiling.settle(late)
+    assert made == ["late"]
+
+
+def test_brief_programs_draw_the_same_to_rounding_and_a_chosen_level_stays(monkeypatch):
+    sweep = spec.grid(**{**KEYS, "singular_values": [1.0, 0.6], "width": 3, "start": "haar"})
+    function, *arguments = instance._drawing(sweep, sweep.cells()[0], 8)
+    lowered = jax.jit(function).lower(*arguments)
     monkeypatch.delenv("XLA_FLAGS")
     options = compiling.briefly()
     assert options == {"xla_backend_optimization_level": 1}
-    lowered = jax.jit(lambda x: jnp.sin(x) @ x).lower(np.ones((3, 3)))
-    sums = [lowered.compile(compiler_options=chosen)(np.ones((3, 3))) for chosen in (options, None)]
-    np.testing.assert_allclose(sums[0], sums[1], rtol=1e-15)
+    numbers = np.arange(8, dtype=np.uint32), np.full(8, 0.01)
+    drawn = [lowered.compile(compiler_options=chosen)(*numbers, None) for chosen in (options, None)]
+    for a, b in zip(*(jax.tree.leaves(each[:3]) for each in drawn), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-14)
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=2")
     assert compiling.briefly() is None
     monkeypatch.delenv("XLA_FLAGS")
@@ -68,5 +113,5 @@ def test_what_fails_in_the_thread_shows_where_it_is_made_in_earnest():
 
     making = compiling.Making("broken", broken)
     compiling.begin(making)
-    compiling.settle(making)
-    compiling.settle(compiling.Making("never begun"))
+    assert str(compiling.settle(making)) == "shown later"
+    assert compiling.settle(compiling.Making("never begun")) is None

@@ -52,6 +52,27 @@ def clean(out):
     return not [p for p in out.rglob("*") if p.suffix in {".tmp", ".beat"}] and not claims.held(out)
 
 
+def test_no_plan_is_made_twice_in_a_row(tmp_path):
+    asked = []
+
+    def planner(sweep, cells):
+        asked.append(len(cells))
+        return standin.planner(sweep, cells)
+
+    def run(**options):
+        asked.clear()
+        sweep = standin.Sweep(depths=options.pop("depths", (2, 4)))
+        return drive.run(sweep, tmp_path, planner=planner, work=standin.work, **options)
+
+    assert run().ran == 3
+    assert asked == [6]  # for the manifest and to begin
+    assert run(depths=(2, 4, 8), extend=True).ran == 2
+    assert asked == [3, 6, 3]  # the new cells for the manifest, then either generation
+    next((tmp_path / "shards").glob("*.parquet")).unlink()
+    assert run(depths=(2, 4, 8)).ran == 1
+    assert store.read(tmp_path).equals(standin.reference(standin.Sweep(depths=(2, 4, 8))))
+
+
 def test_run_then_run_again(tmp_path):
     sweep = standin.Sweep()
     first = run(sweep, tmp_path)

@@ -169,6 +169,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"of the tiny networks, few and most (default {MANY})",
     )
     options = parser.parse_args(argv)
+    if options.many and not 0 < options.many[0] < options.many[1]:
+        parser.error(
+            f"--many {options.many[0]} {options.many[1]}: give two numbers of seeds, the smaller one first"
+        )
     seeds, numbers = _QUICK if options.quick else (SEEDS, MANY)
     found = measure(options.seeds or seeds, options.many or numbers)
     held = targets(found)

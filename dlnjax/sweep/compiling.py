@@ -1,8 +1,8 @@
 """Compilation: what it costs, told apart from everything else, and the next program compiled while one runs.
 
 Every program that XLA compiles (or takes from its cache on disk) in this process is counted, the small ones that
-prepare a shard included. The thread here only compiles: two programs with LAPACK calls in flight at once may wait
-for each other for ever on few cores.
+prepare a shard included. The thread here compiles (and imports) but runs no program: two with LAPACK calls in flight
+at once may wait for each other for ever on few cores.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def standing() -> Iterator[None]:
 
 
 class Making(NamedTuple):
-    """How a program is made: ``build()`` keeps it under some name of its own; None where that cannot be done ahead."""
+    """Something to make ahead of its use: ``build()`` keeps what it makes; None where it can only be made in place."""
 
     name: Hashable
     build: Callable[[], Any] | None = None
@@ -92,21 +92,28 @@ def begin(making: Making) -> None:
     _pending[making.name] = _threads[0].submit(making.build)
 
 
-def settle(making: Making) -> None:
-    """Waits for what :func:`begin` has started; a failure there shows again where it is made in earnest."""
+def begin_if_free(making: Making) -> None:
+    """:func:`begin` unless the thread is at work: what is wanted at once is then made sooner in place."""
+    if all(future.done() for future in _pending.values()):
+        begin(making)
+
+
+def settle(making: Making) -> BaseException | None:
+    """Waits for what :func:`begin` has started, and returns its error, if any: it shows where it is made in place."""
     future = _pending.pop(making.name, None)
     if future is None:
-        return
+        return None
     since = time.perf_counter()
-    future.exception()
+    error = future.exception()
     _wait(time.perf_counter() - since)
+    return error
 
 
 def briefly() -> dict[str, Any] | None:
     """XLA's options for a program that runs for a moment: on a CPU half the time to compile.
 
-    What draws the cells took no longer to run and gave the same bits (jaxlib 0.10, widths 4 to 32, both precisions);
-    below level 1 it did neither. A level that the user has set for XLA stays.
+    What draws the cells takes no longer to run (jaxlib 0.10, widths 4 to 32, both precisions), and the same numbers to
+    rounding come out; at level 0 it takes twice as long. A level that the user has set for XLA stays.
     """
     level = "xla_backend_optimization_level"
     if jax.default_backend() != "cpu" or level in os.environ.get("XLA_FLAGS", ""):

@@ -107,8 +107,9 @@ def shard(sweep: Sweep, shard: Shard, room: Room | None = None, following: Itera
 
 
 def _differ(one: Shard, other: Shard) -> bool:
-    """Whether two shards of a plan need other programs; for a thousand of them at every shard."""
-    return one.program is not other.program or one.cells[0].start != other.cells[0].start
+    """Whether two shards need different programs; quick, since each shard asks it of many."""
+    same = one.program is other.program or one.program == other.program
+    return not same or one.cells[0].start != other.cells[0].start
 
 
 def _precision(sweep: Sweep) -> AbstractContextManager[Any]:
@@ -149,11 +150,13 @@ def _part(sweep: Sweep, shard: Shard, room: Room | None, following: Shard | None
     began = time.perf_counter()
     drawing, training = _programs_of(sweep, shard)
     compiling.settle(drawing)
-    compiling.begin(training)  # of the first shard: while what draws its cells compiles here
+    compiling.begin_if_free(training)  # of the first shard: while what draws its cells compiles here
     way = WAYS[shard.program.engine]
     instances = way.prepare(sweep, shard.cells, shard)
     chosen = way.resolve(sweep, shard.cells, instances)
-    compiling.settle(training)
+    refused = compiling.settle(training)
+    if isinstance(refused, memory.TooLarge):  # any other error shows when it is made here
+        raise refused
     compiled, arguments = _program(sweep, shard, instances, chosen)
     compiling.begin(_TABLES)
     if following is not None:
@@ -172,6 +175,7 @@ def _part(sweep: Sweep, shard: Shard, room: Room | None, following: Shard | None
     goal = chunks.Goal(sweep.record.tolerance, sweep.record.depth_of_fit)
     ended = chunks.run(batch, records=sweep.record.records, interval=chosen.interval, goal=goal, room=room)
     seconds = (time.perf_counter() - began) / len(shard.cells)
+    compiling.settle(_TABLES)
     found = way.columns(sweep, shard.cells, instances, chosen, ended.result, ended.trace, seconds)
     table = metrics.append(store.table(found, sweep.record.records), ended.extra)
     if sweep.record.keep_params:
@@ -227,7 +231,7 @@ def _compiled(sweep: Sweep, shard: Shard, shared: bool, arguments: tuple) -> Com
 
 
 def _programs_of(sweep: Sweep, shard: Shard) -> tuple[compiling.Making, compiling.Making]:
-    """How to make the program that draws the cells of a shard, and the one that trains them; nothing runs for it."""
+    """How to make the program that draws the cells of a shard, and the one that trains them."""
     name, lead = _named(sweep, shard), shard.cells[0]
     if shard.program.lead is not None:  # the general path's arguments are only known once they are computed
         return compiling.Making(("draw", *name)), compiling.Making(("train", *name))
