@@ -28,7 +28,8 @@ TimeCase = Callable[..., dict[str, float]]
 
 def measure(time_case: TimeCase, *, rounds: int, seconds: float, builds: int) -> list[dict[str, Any]]:
     """Microseconds per step and network of every case, once each, by ``sweep.time_case``."""
-    length = {"rounds": rounds, "seconds": seconds, "builds": builds}
+    # a run begins with a projection and a copy of its layers: in fewer steps those would show
+    length = {"rounds": rounds, "seconds": seconds, "builds": builds, "least": 100}
     cases = dict.fromkeys(case for line in ALONG.values() for case in line)
     return [{"case": list(case), "microseconds": time_case(case, NAMES, **length)} for case in cases]
 

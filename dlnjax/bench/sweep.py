@@ -60,20 +60,27 @@ def _contestants(names: Sequence[str], case: tuple[int, int, int]) -> dict[str, 
 
 
 def time_case(
-    case: tuple[int, int, int], names: Sequence[str], *, rounds: int, seconds: float, builds: int = 1
+    case: tuple[int, int, int],
+    names: Sequence[str],
+    *,
+    rounds: int,
+    seconds: float,
+    builds: int = 1,
+    least: int = 1,
 ) -> dict[str, float]:
     """Microseconds per step and network, the best of the rounds of all builds.
 
     Args:
+      rounds, seconds: how many rounds of about what length, of ``least`` steps or more.
       builds: how often every contestant is made anew: where its arrays happen to lie in the caches moves a step by
         a tenth, for as long as they live.
     """
-    found = [_time_build(case, names, rounds, seconds) for _ in range(builds)]
+    found = [_time_build(case, names, rounds, seconds, least) for _ in range(builds)]
     return {name: min(times[name] for times in found) for name in found[0]}
 
 
 def _time_build(
-    case: tuple[int, int, int], names: Sequence[str], rounds: int, seconds: float
+    case: tuple[int, int, int], names: Sequence[str], rounds: int, seconds: float, least: int
 ) -> dict[str, float]:
     advances = _contestants(names, case)
     steps = {}
@@ -81,7 +88,7 @@ def _time_build(
         advance(1)
         begin = time.perf_counter()
         advance(1)
-        steps[name] = int(np.clip(seconds / max(time.perf_counter() - begin, 1e-5), 1, 5000))
+        steps[name] = int(np.clip(seconds / max(time.perf_counter() - begin, 1e-5), least, 5000))
     best = dict.fromkeys(advances, np.inf)
     for _ in range(rounds):
         for name, advance in advances.items():
