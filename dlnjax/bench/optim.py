@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ import optax
 
 from dlnjax import optim, stiefel
 from dlnjax.bench import _peers as peers
+from dlnjax.bench._conclusion import conclude, machine
 from dlnjax.sweep import devices
 
 #: (batch, n, p) and whether the case has a target.
@@ -161,12 +162,12 @@ def run(*, rounds: int, seconds: float, steps: int) -> dict[str, Any]:
         for dtype, allowed in DRIFT.items():
             name = f"orthonormality error of {recipe} after {steps} steps, {dtype}"
             targets.append(_target(name, drift(recipe, dtype, steps), allowed, at_least=False))
-    for target in targets:
-        verdict = "met" if target["met"] else "MISSED"
-        print(f"{verdict:7}{target['name']}: {target['value']:.3g} (target {target['target']:g})")
-    machine = {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}
-    versions = {"jax": jax.__version__, "backend": jax.default_backend(), "devices": len(jax.devices())}
-    return {"targets": targets, "cases": cases, "machine": machine | versions | {"load_before": load}}
+    more = {
+        "python": platform.python_version(),
+        "backend": jax.default_backend(),
+        "devices": len(jax.devices()),
+    }
+    return {"targets": targets, "cases": cases, "machine": machine() | more | {"load_before": load}}
 
 
 def _print_case(case: dict[str, Any]) -> None:
@@ -182,15 +183,12 @@ def _print_case(case: dict[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; exit code 0 when every target is met, 1 otherwise."""
     parser = argparse.ArgumentParser(prog="dlnjax bench optim", description=__doc__)
-    parser.add_argument("--json", metavar="FILE", help="write the numbers and the list of targets there")
+    text = "write the numbers and the list of targets there"
+    parser.add_argument("--json", type=Path, metavar="FILE", help=text)
     parser.add_argument("--rounds", type=int, default=5, help="interleaved timing rounds (default 5)")
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a round (default 0.3)")
     parser.add_argument("--steps", type=int, default=100_000, help="steps of the drift runs (default 100000)")
     options = parser.parse_args(argv)
     devices.prepare("float32")
     report = run(rounds=options.rounds, seconds=options.seconds, steps=options.steps)
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(report, file, indent=2)
-            file.write("\n")
-    return 0 if all(target["met"] for target in report["targets"]) else 1
+    return conclude(report, options.json)

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
-import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from dlnjax.bench._conclusion import conclude, machine
 
 _ALL = ("layers", "products", "own_products", "reduced", "geoopt", "naive_jax", "pymanopt")
 #: (N, d, cells) and who takes part.
@@ -204,21 +203,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "layers" in times[case]:
             entry["limits"] = limits(case, times[case], best_rate(case, times[case], blas)[1])
         report.append(entry)
-    targets = _targets(times)
-    for target in targets:
-        verdict = "met" if target["met"] else "MISSED"
-        print(f"{verdict:7}{target['name']}: {target['value']:.3g} (target {target['target']:.3g})")
-    import jax
-
-    machine = {"cores": os.cpu_count(), "processor": platform.machine(), "jax": jax.__version__}
-    told: dict[str, Any] = {"targets": targets, "cases": report, "machine": machine}
-    options.json.parent.mkdir(parents=True, exist_ok=True)
+    told: dict[str, Any] = {"targets": _targets(times), "cases": report, "machine": machine()}
     if not options.quick:
         from dlnjax.analysis import style
         from dlnjax.bench import _scaling
 
         short = {"rounds": options.rounds, "seconds": options.seconds / 3, "builds": options.builds}
         told["scaling"] = _scaling.measure(time_case, **short)
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         style.save(_scaling.draw(told["scaling"]), options.json.with_suffix(""))
-    options.json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    return 0 if all(target["met"] for target in targets) else 1
+    return conclude(told, options.json)

@@ -107,9 +107,8 @@ def shard(sweep: Sweep, shard: Shard, room: Room | None = None, following: Itera
 
 
 def _differ(one: Shard, other: Shard) -> bool:
-    """Whether two shards need different programs; quick, since each shard asks it of many."""
-    same = one.program is other.program or one.program == other.program
-    return not same or one.cells[0].start != other.cells[0].start
+    """Whether two shards need different programs."""
+    return (one.program, one.cells[0].start) != (other.program, other.cells[0].start)
 
 
 def _precision(sweep: Sweep) -> AbstractContextManager[Any]:
