@@ -64,7 +64,8 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 napoleon_attr_annotations = False
 
-nb_execution_mode = "cache"
+# "cache" keeps outputs in one SQLite file, which two readers of a parallel build create at once and one fails.
+nb_execution_mode = "force"
 nb_execution_timeout = 60
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
