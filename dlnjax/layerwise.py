@@ -216,8 +216,12 @@ def _turned(rows: jax.Array, turn: jax.Array, count: jax.Array) -> tuple[jax.Arr
         row = apart(read, rows, i)
         layer = row.reshape(turn.shape)
         change = matmul(layer, turn)  # by an identity, which carries it on as it is
-        added = change if surely else jnp.where(i < counts, change, 0)
-        moved = apart(lambda row, added: row + added.reshape(row.shape), row, added)
+
+        def add(row, change):
+            added = change.reshape(row.shape)
+            return row + (added if surely else jnp.where(i < counts[..., 0], added, 0))
+
+        moved = apart(add, row, change)
         rows = jax.lax.dynamic_update_index_in_dim(rows, moved, i, -2)
         return rows, matmul(change, transpose(layer)), moved.reshape(turn.shape)
 

@@ -19,6 +19,7 @@ from dlnjax import layerwise, problem, reduced
 from dlnjax._linalg import fused, matmul
 from dlnjax.sweep import blocks
 
+#: Takes some steps from the start; returns where they lead, in the package's own form.
 Advance = Callable[[int], Any]
 
 
@@ -149,7 +150,7 @@ def geoopt(layers: np.ndarray, target: np.ndarray, step_size: float) -> Advance:
 
     goal = torch.from_numpy(target)
 
-    def advance(steps: int) -> None:
+    def advance(steps: int) -> list:
         manifold = package.manifolds.EuclideanStiefel()
         first: Any = torch.nn.Parameter(torch.from_numpy(layers[0]).clone())
         held: Any = [
@@ -164,12 +165,13 @@ def geoopt(layers: np.ndarray, target: np.ndarray, step_size: float) -> Advance:
                 product = layer @ product
             ((product - goal).square().sum() / 2).backward()
             optimizer.step()
+        return [first, *held]
 
     return advance
 
 
-def pymanopt(layers: np.ndarray, target: np.ndarray, step_size: float) -> Advance:
-    """pymanopt as its documentation has it: a Product manifold, the cost through autograd, one network at a time."""
+def _in_pymanopt(layers: np.ndarray, target: np.ndarray) -> list[Any]:
+    """The problem of each network as pymanopt's documentation has it: a Product manifold, the cost through autograd."""
     import autograd.numpy as anp  # pyright: ignore[reportMissingImports]
     import pymanopt as package  # pyright: ignore[reportMissingImports]
     import pymanopt.manifolds as manifolds  # pyright: ignore[reportMissingImports]
@@ -177,7 +179,7 @@ def pymanopt(layers: np.ndarray, target: np.ndarray, step_size: float) -> Advanc
     count, _, d, _ = layers.shape
     manifold: Any = manifolds.Product([manifolds.Euclidean(d, d), *[manifolds.Stiefel(d, d)] * (count - 1)])
 
-    def gradient(goal: np.ndarray) -> Callable:
+    def of(goal: np.ndarray) -> Any:
         @package.function.autograd(manifold)
         def cost(*ws):
             product = ws[0]
@@ -185,17 +187,41 @@ def pymanopt(layers: np.ndarray, target: np.ndarray, step_size: float) -> Advanc
                 product = w @ product
             return anp.sum((product - goal) ** 2) / 2  # pyright: ignore[reportAttributeAccessIssue]
 
-        return package.Problem(manifold, cost).riemannian_gradient
+        return package.Problem(manifold, cost)
 
-    gradients = [gradient(goal) for goal in target]
+    return [of(goal) for goal in target]
 
-    def advance(steps: int) -> None:
-        for cell, riemannian in enumerate(gradients):
-            point = [layers[i, cell] for i in range(count)]
-            for _ in range(steps):
-                point = manifold.retraction(point, -step_size * riemannian(point))
 
-    return advance
+def pymanopt(layers: np.ndarray, target: np.ndarray, step_size: float) -> Advance:
+    """pymanopt, one network at a time, with nothing around its gradient and retraction: as lean as it can be used."""
+    problems = _in_pymanopt(layers, target)
+
+    def run(cell: int, steps: int) -> list:
+        task, point = problems[cell], list(layers[:, cell])
+        for _ in range(steps):
+            point = task.manifold.retraction(point, -step_size * task.riemannian_gradient(point))
+        return point
+
+    return lambda steps: [run(cell, steps) for cell in range(len(problems))]
+
+
+def pymanopt_descent(layers: np.ndarray, target: np.ndarray, step_size: float) -> Advance:
+    """pymanopt's own ``SteepestDescent``, one network at a time, its line search replaced by a fixed step."""
+    from pymanopt.optimizers import SteepestDescent  # pyright: ignore[reportMissingImports]
+
+    class Fixed:
+        def search(self, objective, manifold, x, d, f0, df0):
+            return step_size * manifold.norm(x, d), manifold.retraction(x, step_size * d)
+
+    problems = _in_pymanopt(layers, target)
+
+    def run(cell: int, steps: int) -> list:
+        optimizer = SteepestDescent(
+            line_searcher=Fixed(), max_iterations=steps, min_gradient_norm=0, min_step_size=0, verbosity=0
+        )
+        return optimizer.run(problems[cell], initial_point=list(layers[:, cell])).point
+
+    return lambda steps: [run(cell, steps) for cell in range(len(problems))]
 
 
 CONTESTANTS: dict[str, Callable[[np.ndarray, np.ndarray, float], Advance]] = {
@@ -205,9 +231,12 @@ CONTESTANTS: dict[str, Callable[[np.ndarray, np.ndarray, float], Advance]] = {
     "geoopt": geoopt,
     "naive_jax": naive_jax,
     "pymanopt": pymanopt,
+    "pymanopt_descent": pymanopt_descent,
 }
 #: What has to be importable for a contestant.
-NEEDS = {"geoopt": "geoopt", "pymanopt": "autograd"}
+NEEDS = {"geoopt": "geoopt", "pymanopt": "autograd", "pymanopt_descent": "autograd"}
+#: Steps of a round at least, where a run's beginning and end cost as much as steps.
+LEAST = {"pymanopt_descent": 20}
 
 
 def products(count: int) -> Callable[[np.ndarray, np.ndarray, float], Advance]:

@@ -20,7 +20,8 @@ import numpy as np
 
 from dlnjax.bench._conclusion import conclude, machine
 
-_ALL = ("layers", "products", "own_products", "reduced", "geoopt", "naive_jax", "pymanopt")
+_OTHERS = ("geoopt", "naive_jax", "pymanopt", "pymanopt_descent")
+_ALL = ("layers", "products", "own_products", "reduced", *_OTHERS)
 #: (N, d, cells) and who takes part.
 CASES: tuple[tuple[tuple[int, int, int], tuple[str, ...]], ...] = (
     ((8, 16, 64), _ALL),
@@ -81,13 +82,16 @@ def time_case(
 def _time_build(
     case: tuple[int, int, int], names: Sequence[str], rounds: int, seconds: float, least: int
 ) -> dict[str, float]:
+    from dlnjax.bench._networks import LEAST
+
     advances = _contestants(names, case)
     steps = {}
     for name, advance in advances.items():
         advance(1)
         begin = time.perf_counter()
         advance(1)
-        steps[name] = int(np.clip(seconds / max(time.perf_counter() - begin, 1e-5), least, 5000))
+        fitting = seconds / max(time.perf_counter() - begin, 1e-5)
+        steps[name] = int(np.clip(fitting, max(least, LEAST.get(name, 1)), 5000))
     best = dict.fromkeys(advances, np.inf)
     for _ in range(rounds):
         for name, advance in advances.items():
@@ -132,7 +136,7 @@ def best_rate(
 def limits(case: tuple[int, int, int], times: dict[str, float], rate: float) -> dict[str, float]:
     """What the ratios to other packages of a step that is its products at the best rate measured and nothing else."""
     least = 2 * case[1] ** 3 * products_a_step(case[0]) / rate / 1e3
-    return {name: times[name] / least for name in ("geoopt", "naive_jax", "pymanopt") if name in times}
+    return {name: times[name] / least for name in _OTHERS if name in times}
 
 
 def _targets(times: dict[tuple[int, int, int], dict[str, float]]) -> list[dict[str, Any]]:
@@ -143,7 +147,8 @@ def _targets(times: dict[tuple[int, int, int], dict[str, float]]) -> list[dict[s
         (a, "geoopt", a, "layers", 4.0), (b, "geoopt", b, "layers", 5.0), (c, "geoopt", c, "layers", 4.0),
         (a, "naive_jax", a, "layers", 10.0), (b, "naive_jax", b, "layers", 10.0),
         (c, "naive_jax", c, "layers", 10.0), (a, "pymanopt", a, "layers", 120.0),
-        (b, "pymanopt", b, "layers", 120.0), (deep, "geoopt", deep, "reduced", 50.0),
+        (b, "pymanopt", b, "layers", 120.0), (a, "pymanopt_descent", a, "layers", 120.0),
+        (b, "pymanopt_descent", b, "layers", 120.0), (deep, "geoopt", deep, "reduced", 50.0),
         (deeper, "geoopt", deeper, "reduced", 500.0), (b, "products", b, "layers", 0.7),
         (c, "products", c, "layers", 0.7), (b, "own_products", b, "layers", 0.7),
         (c, "own_products", c, "layers", 0.7), (deep, "reduced", deeper, "reduced", 1 / 1.3),
@@ -168,7 +173,7 @@ def _print_case(case: tuple[int, int, int], times: dict[str, float], blas: dict[
     for name, value in sorted(times.items(), key=lambda item: item[1]):
         relative = f"{value / times['layers']:8.2f} x layers" if "layers" in times else ""
         at_most = f" (at most {most[name]:.3g})" if name in most else ""
-        print(f"  {name:12}{value:12.2f} {relative}{at_most}")
+        print(f"  {name:16}{value:12.2f} {relative}{at_most}")
     if "layers" in times:
         flops = 2 * case[1] ** 3 * products_a_step(case[0])
         share = flops / times["layers"] / 1e3 / rate
