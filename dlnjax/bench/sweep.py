@@ -85,13 +85,7 @@ def _time_build(
     from dlnjax.bench._networks import LEAST
 
     advances = _contestants(names, case)
-    steps = {}
-    for name, advance in advances.items():
-        advance(1)
-        begin = time.perf_counter()
-        advance(1)
-        fitting = seconds / max(time.perf_counter() - begin, 1e-5)
-        steps[name] = int(np.clip(fitting, max(least, LEAST.get(name, 1)), 5000))
+    steps = {n: _enough(advance, seconds, max(least, LEAST.get(n, 1))) for n, advance in advances.items()}
     best = dict.fromkeys(advances, np.inf)
     for _ in range(rounds):
         for name, advance in advances.items():
@@ -99,6 +93,18 @@ def _time_build(
             advance(steps[name])
             best[name] = min(best[name], (time.perf_counter() - begin) / steps[name])
     return {name: 1e6 * value / case[2] for name, value in best.items()}
+
+
+def _enough(advance: Callable[[int], Any], seconds: float, least: int) -> int:
+    """Steps that take about this long: found by doubling, for the first ones cost more than those that follow."""
+    advance(1)
+    steps = least
+    while True:
+        begin = time.perf_counter()
+        advance(steps)
+        if time.perf_counter() - begin > seconds / 2 or steps >= 5000:
+            return steps
+        steps *= 2
 
 
 def best_blas(width: int, cells: int) -> dict[str, float]:
@@ -187,13 +193,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--json", type=Path, metavar="FILE", default=Path("results/bench/sweep.json"),
         help="where the numbers and the list of targets go, a figure of the same name beside (default %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=3, help="interleaved timing rounds a build (default 3)")
+    parser.add_argument("--rounds", type=int, default=4, help="interleaved timing rounds a build (default 4)")
     parser.add_argument("--builds", type=int, default=3, help="programs built anew for them (default 3)")
-    parser.add_argument("--seconds", type=float, default=0.3, help="length of a round (default 0.3)")
-    parser.add_argument("--quick", action="store_true", help="shorter rounds, no figure: half a minute")
+    parser.add_argument(
+        "--seconds", type=float, default=0.4, help="length of a round at most, about (default 0.4)"
+    )
+    parser.add_argument("--quick", action="store_true", help="programs built once, no figure: one minute")
     options = parser.parse_args(argv)
     if options.quick:
-        options.builds, options.seconds = 1, 0.2
+        options.builds = 1
     from dlnjax.sweep import devices
 
     devices.prepare("float32")
