@@ -19,7 +19,7 @@ import numpy as np
 
 from dlnjax import stiefel
 from dlnjax._linalg import frobenius
-from dlnjax._linalg import fused as matmul
+from dlnjax._linalg import small_matmul as matmul
 from dlnjax._types import Count
 from dlnjax.stiefel._polar import correction, reach
 from dlnjax.stiefel._shape import batch_as_axis, identity_like

@@ -25,8 +25,8 @@ import jax.numpy as jnp
 
 from dlnjax import network, stiefel
 from dlnjax import train as training
-from dlnjax._linalg import frobenius, skew, transpose, transposed
-from dlnjax._linalg import fused as matmul
+from dlnjax._linalg import apart, frobenius, skew, transpose, transposed
+from dlnjax._linalg import small_matmul as matmul
 from dlnjax._turns import POLISH_EVERY
 from dlnjax._turns import turn as turn_of
 from dlnjax._types import Count, Number, Params, Scales, Trace
@@ -197,23 +197,16 @@ def _turned(rows: jax.Array, turn: jax.Array, count: jax.Array) -> tuple[jax.Arr
 
     if not rows.shape[-2]:
         return rows, turn, identity_like(turn)
-    always = jax.lax.optimization_barrier(jnp.array(True))
 
-    def apart(function: Callable, *operands: jax.Array) -> jax.Array:
-        # On a CPU a branch that is always taken. Its result is an array of its own: fused into what reads it, a slice
-        # or a sum would be computed again each time, and the layers be copied for that.
-        shape = jax.eval_shape(function, *operands)
-
-        def branch(*operands):
-            return jax.lax.cond(always, function, lambda *_: jnp.zeros(shape.shape, shape.dtype), *operands)
-
-        return jax.lax.platform_dependent(*operands, cpu=branch, default=function)
+    def alone(function: Callable, *operands: jax.Array) -> jax.Array:
+        # fused into what reads it, a slice or a sum would be computed again each time, and layers be copied for that
+        return apart(function, function, *operands)
 
     def read(rows, i):
         return jax.lax.dynamic_index_in_dim(rows, i, -2, keepdims=False)
 
     def move(rows, i, turn, surely: bool):
-        row = apart(read, rows, i)
+        row = alone(read, rows, i)
         layer = row.reshape(turn.shape)
         change = matmul(layer, turn)  # by an identity, which carries it on as it is
 
@@ -221,7 +214,7 @@ def _turned(rows: jax.Array, turn: jax.Array, count: jax.Array) -> tuple[jax.Arr
             added = change.reshape(row.shape)
             return row + (added if surely else jnp.where(i < counts[..., 0], added, 0))
 
-        moved = apart(add, row, change)
+        moved = alone(add, row, change)
         rows = jax.lax.dynamic_update_index_in_dim(rows, moved, i, -2)
         return rows, matmul(change, transpose(layer)), moved.reshape(turn.shape)
 

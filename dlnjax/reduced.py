@@ -25,8 +25,8 @@ from jax.core import Tracer
 
 from dlnjax import _moments, network, stiefel
 from dlnjax import train as training
-from dlnjax._linalg import fused as matmul
 from dlnjax._linalg import skew, transpose, transposed
+from dlnjax._linalg import small_matmul as matmul
 from dlnjax._moments import Memory, Rule
 from dlnjax._turns import POLISH_EVERY, turn, turns
 from dlnjax._types import Count, Number, Params, Scales, Trace

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from dlnjax import layerwise, problem, reduced
-from dlnjax._linalg import fused, matmul
+from dlnjax._linalg import matmul, small_matmul
 from dlnjax.sweep import blocks
 
 #: Takes some steps from the start; returns where they lead, in the package's own form.
@@ -99,22 +99,22 @@ def own_products(layers: np.ndarray, target: np.ndarray, step_size: float) -> Ad
         a, b = layers[1], layers[2]
 
         def turned(turn):  # W T, (W T) W^T
-            return fused(fused(a, turn), a.T)
+            return small_matmul(small_matmul(a, turn), a.T)
 
         def middle(carry):
             turn, prefix = carry
-            return turned(turn), fused(b, prefix)
+            return turned(turn), small_matmul(b, prefix)
 
         def step(_, carry):
             turn, prefix, last = carry
-            frame = fused(last, prefix)
-            inward = fused(b, fused(frame, a))
-            relative = fused(inward, a.T)
-            turn = fused(fused(relative, relative), turn)
+            frame = small_matmul(last, prefix)
+            inward = small_matmul(b, small_matmul(frame, a))
+            relative = small_matmul(inward, a.T)
+            turn = small_matmul(small_matmul(relative, relative), turn)
             after_first, more = (turned(turn), prefix), steps[1] - 3
             pairs = jax.lax.fori_loop(0, more // 2, lambda _, c: middle(middle(c)), after_first)
             turn, prefix = jax.lax.fori_loop(0, more % 2, lambda _, c: middle(c), pairs)
-            return turn, prefix, fused(last, turn)
+            return turn, prefix, small_matmul(last, turn)
 
         return jax.lax.fori_loop(0, steps[0], step, (layers[-1], target, layers[0] * 2))
 

@@ -28,7 +28,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from dlnjax._linalg import frobenius, matmul, sym, transpose
+from dlnjax._linalg import frobenius, matmul, small_matmul, sym, transpose
 from dlnjax.stiefel._shape import batch_as_axis, check_matrix, gram, identity_like, is_tall, once
 
 #: Coefficients of (1 - e)^{-1/2}; a sum through e^k errs by about the next one times e^{k+1}.
@@ -78,7 +78,7 @@ def _zero_passes(p: int, dtype: jnp.dtype) -> int:
 
 
 def _error(y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    g = gram(y)
+    g = small_matmul(y, transpose(y))
     e = identity_like(g) - g
     return e, frobenius(e)
 
@@ -144,14 +144,14 @@ def correction(e: jax.Array, size: jax.Array) -> jax.Array:
 
     def horner(carry):
         k, c = carry
-        return k - 1, e + ratios[k] * matmul(e, c)
+        return k - 1, e + ratios[k] * small_matmul(e, c)
 
     return lax.while_loop(lambda carry: carry[0] >= 1, horner, (terms - 1, e))[1]
 
 
 def _finished(state: _State) -> jax.Array:
     """``Y + C Y/2``."""
-    return state.y + matmul(correction(state.e, state.size), state.y) / 2
+    return state.y + small_matmul(correction(state.e, state.size), state.y) / 2
 
 
 @batch_as_axis
