@@ -32,6 +32,11 @@ def small_matmul(a: jax.Array, b: jax.Array) -> jax.Array:
     alike = a.ndim == b.ndim >= 2 and a.shape[:-2] == b.shape[:-2] and a.shape[-1] == b.shape[-2]
     if not alike or not 0 < a.shape[-1] <= _TERMS or max(a.shape[-2], b.shape[-1]) > _LONGEST:
         return matmul(a, b)
+    return _small(a, b)
+
+
+@jax.jit  # traced once for all products of a shape
+def _small(a: jax.Array, b: jax.Array) -> jax.Array:
     # apart: fused into what reads it, an entry would be computed anew for each term of the next product
     return apart(_written_out, matmul, a, b)
 
