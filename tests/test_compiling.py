@@ -89,10 +89,20 @@ def test_what_is_wanted_at_once_does_not_queue():
     assert made == ["late"]
 
 
+def test_what_draws_the_cells_is_traced_once(tmp_path, monkeypatch):
+    """Here and in the compiling thread, which needs the shapes of what is drawn."""
+    draw, traced = instance._draw, []
+    monkeypatch.setattr(instance, "_draw", lambda *parts: traced.append(parts) or draw(*parts))
+    monkeypatch.setattr(instance, "_traced", {})
+    monkeypatch.setattr(instance, "_programs", {})
+    monkeypatch.setattr(execute, "_programs", {})
+    assert drive.run(spec.grid(**{**KEYS, "depth": [2, 3], "width": 3}), tmp_path).complete
+    assert len(traced) == 1
+
+
 def test_brief_programs_draw_the_same_to_rounding_and_a_chosen_level_stays(monkeypatch):
     sweep = spec.grid(**{**KEYS, "singular_values": [1.0, 0.6], "width": 3, "start": "haar"})
-    function, *arguments = instance._drawing(sweep, sweep.cells()[0], 8)
-    lowered = jax.jit(function).lower(*arguments)
+    lowered = instance._drawing(sweep, sweep.cells()[0], 8).lower()
     monkeypatch.delenv("XLA_FLAGS")
     options = compiling.briefly()
     assert options == {"xla_backend_optimization_level": 1}

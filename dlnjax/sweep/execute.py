@@ -167,7 +167,7 @@ def _part(sweep: Sweep, shard: Shard, room: Room | None, following: Shard | None
         arguments,
         lambda state: jax.device_put(state, compiled.sharding, may_alias=False),
         compiled.blank,
-        partial(_reordered, compiled),
+        lambda arguments, order: _placed(arguments, compiled, order),
         len(compiled.sharding.device_set),
         shard.program.width,
     )
@@ -183,20 +183,26 @@ def _part(sweep: Sweep, shard: Shard, room: Room | None, following: Shard | None
     return table.replace_schema_metadata({**(table.schema.metadata or {}), **facts})
 
 
-def _reordered(compiled: Compiled, arguments: tuple, order: np.ndarray) -> tuple:
-    """The arguments with the cells in another order, moved by way of the host: no program compiles for it."""
+def _placed(arguments: tuple, compiled: Compiled, order: np.ndarray | None = None) -> tuple:
+    """The arguments where the program wants them, the cells in another order if one is given.
 
-    def moved(a: jax.Array) -> Any:
-        if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-            return np.asarray(a)[order]
-        numbers: Any = np.asarray(jax.random.key_data(a))[order]
-        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(a))
+    On a CPU, and to change places, by way of the host: no program compiles for it.
+    """
+    if order is None and jax.default_backend() != "cpu":
+        return jax.device_put(arguments, compiled.places)
 
-    found = (
-        jax.tree.map(moved, argument) if place == compiled.sharding else argument
+    def placed(a: jax.Array, place: NamedSharding) -> jax.Array:
+        keys = jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+        numbers = np.asarray(jax.random.key_data(a) if keys else a)
+        if order is not None and place == compiled.sharding:
+            numbers = numbers[order]
+        there = jax.device_put(numbers, place)
+        return jax.random.wrap_key_data(there, impl=jax.random.key_impl(a)) if keys else there
+
+    return tuple(
+        jax.tree.map(lambda a, place=place: placed(a, place), argument)
         for argument, place in zip(arguments, compiled.places, strict=True)
     )
-    return jax.device_put(tuple(found), compiled.places)
 
 
 def _program(sweep: Sweep, shard: Shard, instances: Any, chosen: Any) -> tuple[Compiled, tuple]:
@@ -211,7 +217,7 @@ def _program(sweep: Sweep, shard: Shard, instances: Any, chosen: Any) -> tuple[C
     depth = jnp.asarray(shard.cells[0].depth, jnp.int32)
     arguments = (instances.problem, instances.start, instances.keys, steps, depth)
     compiled = _compiled(sweep, shard, instances.shared, arguments)
-    return compiled, jax.device_put(arguments, compiled.places)
+    return compiled, _placed(arguments, compiled)
 
 
 def _compiled(sweep: Sweep, shard: Shard, shared: bool, arguments: tuple) -> Compiled:

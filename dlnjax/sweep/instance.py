@@ -7,6 +7,7 @@ cell's numbers are drawn from its seed and width alone, whatever batch, shard or
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -65,8 +66,10 @@ class _Drawn(NamedTuple):
     keys: jax.Array
 
 
-#: Compiled programs that draw the cells of a width, by what they depend on.
+#: What draws the cells of a width, by what it depends on: traced, and compiled.
+_traced: dict[tuple, Any] = {}
 _programs: dict[tuple, Any] = {}
+_tracing = threading.Lock()
 
 
 def prepare(sweep: Sweep, cells: Sequence[Cell], batch: int) -> Instances:
@@ -88,7 +91,7 @@ def shapes(sweep: Sweep, lead: Cell, batch: int) -> tuple[bool, tuple[Any, ...]]
     A data set is to be known already (:func:`is_shared`).
     """
     known = _known(sweep, lead)
-    drawn = jax.eval_shape(*_drawing(sweep, lead, batch))
+    drawn = _drawing(sweep, lead, batch).out_info
     return known is not None, (known[0] if known else drawn.problem, drawn.start, drawn.keys)
 
 
@@ -105,23 +108,29 @@ def _known(sweep: Sweep, lead: Cell) -> tuple[Quadratic, TwoLayer, int, float] |
 
 def program(sweep: Sweep, lead: Cell, batch: int) -> Any:
     """The compiled drawing of ``batch`` cells like ``lead``: one program, which can be made ahead of its use."""
-    key = (sweep.problem, sweep.start, lead.start, lead.data, lead.width, lead.precision, batch)
+    key = _key(sweep, lead, batch)
     if key not in _programs:
         with compiling.standing():
-            function, *arguments = _drawing(sweep, lead, batch)
-            lowered = jax.jit(function).lower(*arguments)
+            lowered = _drawing(sweep, lead, batch).lower()
             _programs[key] = lowered.compile(compiler_options=compiling.briefly())
     return _programs[key]
 
 
-def _drawing(sweep: Sweep, lead: Cell, batch: int) -> tuple:
-    """The function ``(seeds, near, known) -> _Drawn``, and the shapes of its arguments."""
-    known = _known(sweep, lead)
-    dtype = jnp.dtype(lead.precision)
-    scale = sweep.start.first_scale if lead.start == "haar" else None
-    function = partial(_draw, sweep.problem, lead.width, scale)
-    seeds, near = (jax.ShapeDtypeStruct((batch,), kind) for kind in (jnp.uint32, dtype))
-    return function, seeds, near, known and known[:2]
+def _key(sweep: Sweep, lead: Cell, batch: int) -> tuple:
+    return (sweep.problem, sweep.start, lead.start, lead.data, lead.width, lead.precision, batch)
+
+
+def _drawing(sweep: Sweep, lead: Cell, batch: int) -> Any:
+    """The function ``(seeds, near, known) -> _Drawn``, traced: once, though the thread that compiles wants it too."""
+    key, known = _key(sweep, lead, batch), _known(sweep, lead)
+    with _tracing:
+        if key not in _traced:
+            scale = sweep.start.first_scale if lead.start == "haar" else None
+            function = partial(_draw, sweep.problem, lead.width, scale)
+            kinds = jnp.uint32, jnp.dtype(lead.precision)
+            seeds, near = (jax.ShapeDtypeStruct((batch,), kind) for kind in kinds)
+            _traced[key] = jax.jit(function).trace(seeds, near, known and known[:2])
+        return _traced[key]
 
 
 def _draw(
