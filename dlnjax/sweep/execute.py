@@ -156,6 +156,9 @@ def _part(sweep: Sweep, shard: Shard, room: Room | None, following: Shard | None
     refused = compiling.settle(training)
     if isinstance(refused, memory.TooLarge):  # any other error shows when it is made here
         raise refused
+    waiting = time.perf_counter()
+    jax.block_until_ready(instances)  # the devices draw the cells
+    drawing_seconds = time.perf_counter() - waiting
     compiled, arguments = _program(sweep, shard, instances, chosen)
     compiling.begin(_TABLES)
     if following is not None:
@@ -179,7 +182,8 @@ def _part(sweep: Sweep, shard: Shard, room: Room | None, following: Shard | None
     table = metrics.append(store.table(found, sweep.record.records), ended.extra)
     if sweep.record.keep_params:
         table = weights.append(table, way.leaves(ended, shard.cells[0].depth))
-    facts = {"rank": str(instances.rank), "device_seconds": str(ended.seconds), "packed": str(ended.packed)}
+    on_devices = drawing_seconds + ended.seconds
+    facts = {"rank": str(instances.rank), "device_seconds": str(on_devices), "packed": str(ended.packed)}
     return table.replace_schema_metadata({**(table.schema.metadata or {}), **facts})
 
 

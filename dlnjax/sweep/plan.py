@@ -72,7 +72,11 @@ def general(cell: Cell, padded: bool) -> Program:
 
 
 def shards(sweep: Sweep, cells: Iterable[Cell] | None = None) -> list[Shard]:
-    """The partition of a sweep's cells (or of some of them) into shards, in grid order."""
+    """The partition of a sweep's cells (or of some of them) into shards, in grid order, the widest networks first.
+
+    They take longest, so that the programs of the others compile behind them, and none of several runners is left
+    with a long shard at the end.
+    """
     groups: dict[tuple, list[Cell]] = defaultdict(list)
     known: dict[tuple, tuple] = {}  # a million cells are of few kinds
     for cell in sweep.cells() if cells is None else cells:
@@ -92,7 +96,7 @@ def shards(sweep: Sweep, cells: Iterable[Cell] | None = None) -> list[Shard]:
             batches[kind],
             depths[kind],
         )
-        for (kind, *_), group in groups.items()
+        for (kind, *_), group in sorted(groups.items(), key=lambda item: -item[0][0].width)
         for piece in _pieces(group, batches[kind])
     ]
 
