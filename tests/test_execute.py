@@ -144,6 +144,12 @@ def test_shards_hold_every_cell_once_and_one_shard_plans_itself():
     assert len({(s.program, s.batch, s.max_depth) for s in shards}) == 2
 
 
+def test_the_widest_run_first_and_grid_order_holds_among_equals():
+    sweep = spec.grid(**{**BASE, "engine": "reduced", "width": [3, 5, 4], "depth": [2, 7, 3], "seed": 0})
+    order = [(shard.program.width, shard.cells[0].depth) for shard in plan.shards(sweep)]
+    assert order == [(width, depth) for width in (5, 4, 3) for depth in (2, 7, 3)]
+
+
 @pytest.mark.parametrize(
     ("distance", "expected"),
     [([1.0, 1e-2, 1e-4], 20), ([1.0, 1e-1, 1e-3], 15), ([1.0, 0.5, 0.4], None), ([1.0, 1e-2, 0.0], 10)],
