@@ -40,12 +40,12 @@ def test_the_next_program_is_compiled_while_one_runs_and_all_are_counted(tmp_pat
 def test_the_next_other_program_is_compiled_though_shards_of_this_one_come_first(monkeypatch):
     sweep, begun = spec.grid(**{**KEYS, "depth": [2, 3, 4]}), []
     shards = plan.shards(sweep)
-    assert [s.program.width for s in shards] == [1, 1, 1, 3, 3, 3]
+    assert [s.program.width for s in shards] == [3, 3, 3, 1, 1, 1]
     monkeypatch.setattr(compiling, "begin", lambda making: begun.append(making.name))
     monkeypatch.setattr(compiling, "_pending", {})
     execute.shard(sweep, shards[0], following=shards[1:])
     widths = [name[4].width for name in begun if name != "tables"]
-    assert widths == [1, 3, 3]  # its own that trains, and both of the next
+    assert widths == [3, 1, 1]  # its own that trains, and both of the next
 
 
 def test_what_is_compiled_between_two_sweeps_is_not_counted(tmp_path):

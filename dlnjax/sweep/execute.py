@@ -156,9 +156,6 @@ def _part(sweep: Sweep, shard: Shard, room: Room | None, following: Shard | None
     refused = compiling.settle(training)
     if isinstance(refused, memory.TooLarge):  # any other error shows when it is made here
         raise refused
-    waiting = time.perf_counter()
-    jax.block_until_ready(instances)  # the devices draw the cells
-    drawing_seconds = time.perf_counter() - waiting
     compiled, arguments = _program(sweep, shard, instances, chosen)
     compiling.begin(_TABLES)
     if following is not None:
@@ -170,7 +167,7 @@ def _part(sweep: Sweep, shard: Shard, room: Room | None, following: Shard | None
         arguments,
         lambda state: jax.device_put(state, compiled.sharding, may_alias=False),
         compiled.blank,
-        lambda arguments, order: _placed(arguments, compiled, order),
+        partial(_reordered, compiled),
         len(compiled.sharding.device_set),
         shard.program.width,
     )
@@ -182,31 +179,24 @@ def _part(sweep: Sweep, shard: Shard, room: Room | None, following: Shard | None
     table = metrics.append(store.table(found, sweep.record.records), ended.extra)
     if sweep.record.keep_params:
         table = weights.append(table, way.leaves(ended, shard.cells[0].depth))
-    on_devices = drawing_seconds + ended.seconds
-    facts = {"rank": str(instances.rank), "device_seconds": str(on_devices), "packed": str(ended.packed)}
+    facts = {"rank": str(instances.rank), "device_seconds": str(ended.seconds), "packed": str(ended.packed)}
     return table.replace_schema_metadata({**(table.schema.metadata or {}), **facts})
 
 
-def _placed(arguments: tuple, compiled: Compiled, order: np.ndarray | None = None) -> tuple:
-    """The arguments where the program wants them, the cells in another order if one is given.
+def _reordered(compiled: Compiled, arguments: tuple, order: np.ndarray) -> tuple:
+    """The arguments with the cells in another order, moved by way of the host: no program compiles for it."""
 
-    On a CPU, and to change places, by way of the host: no program compiles for it.
-    """
-    if order is None and jax.default_backend() != "cpu":
-        return jax.device_put(arguments, compiled.places)
+    def moved(a: jax.Array) -> Any:
+        if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            return np.asarray(a)[order]
+        numbers: Any = np.asarray(jax.random.key_data(a))[order]
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(a))
 
-    def placed(a: jax.Array, place: NamedSharding) -> jax.Array:
-        keys = jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
-        numbers = np.asarray(jax.random.key_data(a) if keys else a)
-        if order is not None and place == compiled.sharding:
-            numbers = numbers[order]
-        there = jax.device_put(numbers, place)
-        return jax.random.wrap_key_data(there, impl=jax.random.key_impl(a)) if keys else there
-
-    return tuple(
-        jax.tree.map(lambda a, place=place: placed(a, place), argument)
+    found = (
+        jax.tree.map(moved, argument) if place == compiled.sharding else argument
         for argument, place in zip(arguments, compiled.places, strict=True)
     )
+    return jax.device_put(tuple(found), compiled.places)
 
 
 def _program(sweep: Sweep, shard: Shard, instances: Any, chosen: Any) -> tuple[Compiled, tuple]:
@@ -221,7 +211,7 @@ def _program(sweep: Sweep, shard: Shard, instances: Any, chosen: Any) -> tuple[C
     depth = jnp.asarray(shard.cells[0].depth, jnp.int32)
     arguments = (instances.problem, instances.start, instances.keys, steps, depth)
     compiled = _compiled(sweep, shard, instances.shared, arguments)
-    return compiled, _placed(arguments, compiled)
+    return compiled, jax.device_put(arguments, compiled.places)
 
 
 def _compiled(sweep: Sweep, shard: Shard, shared: bool, arguments: tuple) -> Compiled:
