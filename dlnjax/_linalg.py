@@ -18,23 +18,21 @@ def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-#: Rows and columns of a product that is written out, at most.
-_LONGEST = 64
+#: Products over at most so many terms, of matrices no longer than that, are written out on a CPU.
+_TERMS, _LONGEST = 8, 64
 
 
-def small_matmul(a: jax.Array, b: jax.Array, *, terms: int = 8) -> jax.Array:
+def small_matmul(a: jax.Array, b: jax.Array) -> jax.Array:
     """:func:`matmul`, on a CPU written out term by term where the matrices are tiny.
 
     Measured on one core in batches of 16 to 64, a product in ns, float32: widths 4 / 6 / 7 / 8: 6 / 35 / 55 / 45 to 75,
     by XLA's own product 450 / 460 / 520 / 90, and 500 and more for ``a^T b``; float64: 7 / 39 / 62 / 60, by XLA's own
     160 / 220 / 260 / 70. At width 10 it would take longer.
 
-    Args:
-      a, b: ``(..., n, k)`` and ``(..., k, p)``.
-      terms: the largest k that is written out.
+    The polar factor keeps the plain product: where directions are null, rounding decides its iterations.
     """
     alike = a.ndim == b.ndim >= 2 and a.shape[:-2] == b.shape[:-2] and a.shape[-1] == b.shape[-2]
-    if not alike or not 0 < a.shape[-1] <= terms or max(a.shape[-2], b.shape[-1]) > _LONGEST:
+    if not alike or not 0 < a.shape[-1] <= _TERMS or max(a.shape[-2], b.shape[-1]) > _LONGEST:
         return matmul(a, b)
     return _small(a, b)
 

@@ -18,7 +18,6 @@ of monotone maps; the completion and the choice of terms are [derived].
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from typing import NamedTuple
@@ -29,7 +28,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from dlnjax._linalg import frobenius, matmul, small_matmul, sym, transpose
+from dlnjax._linalg import frobenius, matmul, sym, transpose
 from dlnjax.stiefel._shape import batch_as_axis, check_matrix, gram, identity_like, is_tall, once
 
 #: Coefficients of (1 - e)^{-1/2}; a sum through e^k errs by about the next one times e^{k+1}.
@@ -40,10 +39,6 @@ CLOSE = 0.9
 SETTLING = 8
 
 UNIQUE, NOT_UNIQUE, NOT_FINITE = 0, 1, 2
-
-
-#: A polar factor is seldom all of a step: at width 8 the plain product does as well, and compiles sooner.
-_product = functools.partial(small_matmul, terms=7)
 
 
 class Polar(NamedTuple):
@@ -83,7 +78,7 @@ def _zero_passes(p: int, dtype: jnp.dtype) -> int:
 
 
 def _error(y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    g = _product(y, transpose(y))
+    g = gram(y)
     e = identity_like(g) - g
     return e, frobenius(e)
 
@@ -149,14 +144,14 @@ def correction(e: jax.Array, size: jax.Array) -> jax.Array:
 
     def horner(carry):
         k, c = carry
-        return k - 1, e + ratios[k] * _product(e, c)
+        return k - 1, e + ratios[k] * matmul(e, c)
 
     return lax.while_loop(lambda carry: carry[0] >= 1, horner, (terms - 1, e))[1]
 
 
 def _finished(state: _State) -> jax.Array:
     """``Y + C Y/2``."""
-    return state.y + _product(correction(state.e, state.size), state.y) / 2
+    return state.y + matmul(correction(state.e, state.size), state.y) / 2
 
 
 @batch_as_axis
