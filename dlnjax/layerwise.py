@@ -42,9 +42,9 @@ class Layers(NamedTuple):
     """What the engine carries from step to step.
 
     Attributes:
-      first: ``W_1``, ``(r, d_0)``.
-      rows: the middle layers ``(k, r * r)``, one a row: XLA on a CPU works along rows by vectors where they are
-        long, and number by number where they have 32 entries or fewer.
+      first: ``W_1`` as a row, ``(r * d_0,)``: XLA on a CPU works along rows by vectors where they are long, and
+        number by number where they have 32 entries or fewer.
+      rows: the middle layers ``(k, r * r)``, one a row.
       last: ``W_N``, ``(d_N, r)``.
       prefix: ``W_{N-1} ... W_2``, ``(r, r)``.
     """
@@ -58,7 +58,8 @@ class Layers(NamedTuple):
     def params(self) -> Params:
         """``(W_1, run, W_N)``; leading axes of a batch stay."""
         rank = self.last.shape[-1]
-        return self.first, self.rows.reshape(*self.rows.shape[:-1], rank, rank), self.last
+        first = self.first.reshape(*self.first.shape[:-1], rank, -1)
+        return first, self.rows.reshape(*self.rows.shape[:-1], rank, rank), self.last
 
 
 def train(
@@ -117,13 +118,14 @@ def prepare(
     rank = run.shape[-1]
     # padding is made of identities, so that the product of the whole run is that of its layers
     prefix = network.end_to_end((jnp.eye(rank, dtype=run.dtype), run))
-    begun = Layers(first, run.reshape(-1, rank * rank), last, prefix)
+    begun = Layers(first.ravel(), run.reshape(-1, rank * rank), last, prefix)
     return training.Engine(begun, one_step, report, lambda carry: carry.params)
 
 
 def _step(carry: Layers, problem, steps: LayerScales, count: jax.Array, step: Count) -> Layers:
     """One step of all layers, ``count`` of them in the middle; U = W_N ... W_2, S = W_{N-1} ... W_2."""
-    first, rows, last, prefix = carry
+    row, rows, last, prefix = carry
+    first = row.reshape(last.shape[-1], -1)
     frame = matmul(last, prefix)
     gradient = problem.product_gradient(matmul(frame, first))
     inward = matmul(transposed(frame), gradient)  # g_1 = U^T G
@@ -139,7 +141,7 @@ def _step(carry: Layers, problem, steps: LayerScales, count: jax.Array, step: Co
         # P_{W_N}(g_N) = P_U(G W_1^T) S^T
         tangent = stiefel.project_tangent(frame, matmul(gradient, transpose(first)))
         last = stiefel.retract_polar(last, -steps.last * matmul(tangent, transpose(prefix)))
-    return Layers(first - steps.first * inward, rows, last, prefix_after)
+    return Layers(row - steps.first * inward.ravel(), rows, last, prefix_after)
 
 
 @batch_as_axis
@@ -205,14 +207,14 @@ def _turned(rows: jax.Array, turn: jax.Array, count: jax.Array) -> tuple[jax.Arr
     def read(rows, i):
         return jax.lax.dynamic_index_in_dim(rows, i, -2, keepdims=False)
 
-    def move(rows, i, turn, surely: bool):
+    def move(rows, i, turn):
         row = alone(read, rows, i)
         layer = row.reshape(turn.shape)
         change = matmul(layer, turn)  # by an identity, which carries it on as it is
 
         def add(row, change):
-            added = change.reshape(row.shape)
-            return row + (added if surely else jnp.where(i < counts[..., 0], added, 0))
+            # where this is a plain sum, XLA's other way of making loops takes it twice as slowly
+            return row + jnp.where(i < counts[..., 0], change.reshape(row.shape), 0)
 
         moved = alone(add, row, change)
         rows = jax.lax.dynamic_update_index_in_dim(rows, moved, i, -2)
@@ -220,7 +222,7 @@ def _turned(rows: jax.Array, turn: jax.Array, count: jax.Array) -> tuple[jax.Arr
 
     def one(i, carry):
         rows, turn, prefix = carry
-        rows, turn, moved = move(rows, i, turn, surely=count.ndim == 0)
+        rows, turn, moved = move(rows, i, turn)
         return rows, turn, matmul(moved, prefix)
 
     def two(i, carry):
@@ -229,7 +231,7 @@ def _turned(rows: jax.Array, turn: jax.Array, count: jax.Array) -> tuple[jax.Arr
     # vmap over depth puts its axes in front of the others
     counts, most = count.reshape(count.shape + (1,) * (turn.ndim - count.ndim)), jnp.max(count)
     # the first layer is its own prefix; where none is in the middle it is an identity that stays
-    carry = move(rows, 0, turn, surely=False)
+    carry = move(rows, 0, turn)
     # two at a time, or each prefix would be copied to where the next is to be read
     pairs = jnp.maximum(most - 1, 0) // 2
     carry = jax.lax.fori_loop(0, pairs, two, carry)
