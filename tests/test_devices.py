@@ -16,7 +16,8 @@ from dlnjax import layerwise, problem, reduced
 CODE = """
 import json, sys
 import jax
-from dlnjax.sweep import devices, execute, plan, spec
+from jax.sharding import AxisType, Mesh
+from dlnjax.sweep import blocks, devices, execute, instance, plan, spec
 devices.prepare("float32" if sys.argv[2] == "float32" else "float64")
 sweep = spec.grid(
     study="devices", kind="teacher", input_dim=6, output_dim=5, singular_values=[1.0, 0.7], width=3, depth=6,
@@ -27,8 +28,10 @@ sweep = spec.grid(
 (shard,) = plan.shards(sweep)
 found = {}
 for count in map(int, sys.argv[3:]):
-    execute._devices = lambda batch, count=count: jax.local_devices()[:count]
-    execute._programs.clear()
+    some = jax.local_devices()[:count]
+    blocks.mesh = lambda batch, some=some: Mesh(some, ("cells",), axis_types=(AxisType.Auto,))
+    for kept in (execute._programs, instance._traced, instance._programs):
+        kept.clear()
     table = execute.shard(sweep, shard)
     (compiled,) = execute._programs.values()
     rows = table.select(["status", "curve_distance", "final_distance"]).to_pydict()

@@ -8,7 +8,7 @@ import pytest
 
 from dlnjax import sweep as sweeps
 from dlnjax.analysis import claims, tables
-from dlnjax.sweep import drive, execute, instance, plan, rows, settings, spec
+from dlnjax.sweep import blocks, drive, execute, instance, plan, rows, settings, spec
 
 BASE = {
     "study": "small",
@@ -80,12 +80,51 @@ def test_a_cell_does_not_depend_on_its_shard():
 def test_no_lapack_in_the_training_program_of_the_polar_path():
     for engine in ("layers", "reduced"):
         run(engine=engine, depth=3, seed=0)
-    called = [
-        re.findall(r'custom_call_target="([^"]*)"', compiled.call.as_text())
-        for compiled in execute._programs.values()
-    ]
-    assert len(called) >= 2
-    assert not [name for names in called for name in names if "lapack" in name]
+    assert len(execute._programs) >= 2
+    for compiled in execute._programs.values():
+        assert not lapack(compiled.call)
+
+
+def lapack(program):
+    """The routines of LAPACK that a compiled program calls."""
+    return re.findall(r'custom_call_target="([^"]*lapack[^"]*)"', program.as_text())
+
+
+#: What draws cells in every way: a teacher's, tall and wide, and those of a data set, tall and wide.
+DRAWN = (
+    {"width": 3, "output_dim": 5, "start": "near"},
+    {"width": 6, "output_dim": 5, "start": "haar", "first_scale": 0.5},
+    {"kind": "digits", "width": 5, "start": "near"},
+    {"kind": "digits", "width": 12, "start": "haar", "first_scale": 0.5},
+)
+
+
+@pytest.mark.parametrize("keys", DRAWN)
+def test_cells_are_drawn_without_lapack_where_they_train_and_starts_have_their_size(keys):
+    """On several devices at once LAPACK may wait for itself for ever."""
+    teacher = {"kind": "teacher", "input_dim": 6, "singular_values": [1.2, 0.7]}
+    defaults = {
+        "study": "drawn",
+        "step_rule": "fixed",
+        "step": 0.1,
+        "engine": "reduced",
+        "seed": [0, 1, 2, 3],
+    }
+    sweep = spec.grid(**defaults, **({} if "kind" in keys else teacher), **keys, depth=3)
+    lead = sweep.cells()[0]
+    assert not lapack(instance.program(sweep, lead, 4))
+    drawn = instance.prepare(sweep, sweep.cells(), 4)
+    assert len(drawn.start.first.sharding.device_set) == blocks.mesh(4).size == jax.local_device_count()
+    solution = np.asarray(drawn.problem.optimum if drawn.shared else drawn.problem.target)
+    norm = np.linalg.norm(solution, 2, axis=(-2, -1))  # the frame is an isometry on the range of W_1
+    moved = [np.linalg.norm(np.subtract(a, b), axis=(1, 2)) for a, b in zip(*drawn[2:4], strict=True)]
+    if keys["start"] == "haar":
+        sizes = np.linalg.norm(np.asarray(drawn.start.first), 2, axis=(1, 2))
+        np.testing.assert_allclose(sizes, 0.5 * norm, rtol=1e-12)
+    else:
+        bound = sweep.start.distance / lead.depth
+        assert np.all(moved[0] <= bound * norm)
+        assert np.all(np.hypot(moved[0] / norm, moved[1]) > 0.3 * bound)
 
 
 @pytest.mark.parametrize("optimizer", ["rgd", "heavy_ball"])

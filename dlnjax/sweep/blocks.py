@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh
 
 from dlnjax.sweep import plan
 
@@ -21,6 +22,13 @@ from dlnjax.sweep import plan
 CELLS = {48: 8, 24: 16, 12: 32, 0: 64}
 # Name of the axis of cells within a block.
 _BLOCK = "block"
+
+
+def mesh(batch: int) -> Mesh:
+    """The axis ``cells`` over as many local devices as divide a batch."""
+    devices = jax.local_devices()
+    count = max(n for n in range(1, len(devices) + 1) if batch % n == 0)
+    return Mesh(np.array(devices[:count]), ("cells",), axis_types=(AxisType.Auto,))
 
 
 def cells(width: int) -> int:

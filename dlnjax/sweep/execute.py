@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dlnjax import layerwise, reduced, train
 from dlnjax._linalg import matmul
@@ -204,11 +204,11 @@ def _program(sweep: Sweep, shard: Shard, instances: Any, chosen: Any) -> tuple[C
     dtype = jnp.dtype(shard.program.precision)
     padding = shard.batch - len(shard.cells)
 
-    def column(values: np.ndarray) -> jax.Array:
-        return jnp.asarray(np.pad(values, (0, padding), mode="edge"), dtype)
+    def column(values: np.ndarray) -> np.ndarray:
+        return np.pad(values, (0, padding), mode="edge").astype(dtype)
 
     steps = WAYS[shard.program.engine].steps(chosen, column)
-    depth = jnp.asarray(shard.cells[0].depth, jnp.int32)
+    depth = np.asarray(shard.cells[0].depth, "int32")
     arguments = (instances.problem, instances.start, instances.keys, steps, depth)
     compiled = _compiled(sweep, shard, instances.shared, arguments)
     return compiled, jax.device_put(arguments, compiled.places)
@@ -216,16 +216,16 @@ def _program(sweep: Sweep, shard: Shard, instances: Any, chosen: Any) -> tuple[C
 
 def _compiled(sweep: Sweep, shard: Shard, shared: bool, arguments: tuple) -> Compiled:
     """The program, compiled once; of ``arguments`` only the shapes matter."""
-    devices = _devices(shard.batch)
+    mesh = blocks.mesh(shard.batch)
     shapes = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(arguments))
     record = sweep.record
     goal = chunks.Goal(record.tolerance, record.depth_of_fit)
-    key = (shard.program, shard.max_depth, record.records, goal, shared, len(devices), shapes)
+    key = (shard.program, shard.max_depth, record.records, goal, shared, mesh.size, shapes)
     key += tuple(sweep.functions.values())
     if key not in _programs:
         engine, form = WAYS[shard.program.engine].engine(sweep, shard), (shared, shard.program.width)
         with compiling.standing():
-            _programs[key] = _compile(engine, (record.records, goal), form, devices, arguments)
+            _programs[key] = _compile(engine, (record.records, goal), form, mesh, arguments)
     return _programs[key]
 
 
@@ -263,14 +263,8 @@ def _named(sweep: Sweep, shard: Shard) -> tuple:
     )
 
 
-def _devices(batch: int) -> list:
-    """As many local devices as divide the batch."""
-    devices = jax.local_devices()
-    return devices[: max(n for n in range(1, len(devices) + 1) if batch % n == 0)]
-
-
 def _compile(
-    engine, record: tuple[int, chunks.Goal], form: tuple[bool, int], devices: list, arguments: tuple
+    engine, record: tuple[int, chunks.Goal], form: tuple[bool, int], mesh: Mesh, arguments: tuple
 ) -> Compiled:
     """``chunks.program`` over a batch: blocks of cells within a device, shard_map over devices.
 
@@ -281,7 +275,7 @@ def _compile(
         sizes of its arguments and state tell, behind it where its own account does.
     """
     shared, width = form
-    mesh = Mesh(np.array(devices), ("cells",), axis_types=(AxisType.Auto,))
+    device = mesh.devices.flat[0]
     split, whole = PartitionSpec("cells"), PartitionSpec()
 
     def cell(problem, start, key, steps, depth, state, first, last, interval):
@@ -294,9 +288,9 @@ def _compile(
     axes = (None if shared else 0, 0, 0, 0, None)
     specs = (whole if shared else split, split, split, split, whole)
     shapes = jax.eval_shape(jax.vmap(blank, in_axes=axes), *arguments)
-    share = memory.Share(arguments[2].shape[0], len(devices), blocks.cells(width))
+    share = memory.Share(arguments[2].shape[0], mesh.size, blocks.cells(width))
     memory.check_sizes(
-        share, [a for a, axis in zip(arguments, axes, strict=True) if axis == 0], shapes, devices[0]
+        share, [a for a, axis in zip(arguments, axes, strict=True) if axis == 0], shapes, device
     )
     batched = blocks.blocked(cell, (*axes, 0, None, None, None), width)
     # check_vma is off: loop carries that start as constants would need a cast each
@@ -307,7 +301,7 @@ def _compile(
     call = (
         jax.jit(mapped, donate_argnums=len(axes)).lower(*arguments, shapes, number, number, number).compile()
     )
-    memory.check_program(share, call, devices[0])
+    memory.check_program(share, call, device)
     places = tuple(NamedSharding(mesh, spec) for spec in specs)
     return Compiled(call, places, NamedSharding(mesh, split), shapes)
 

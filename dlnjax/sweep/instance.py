@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from dlnjax import initial, problem, stiefel
 from dlnjax._linalg import matmul, transpose
 from dlnjax.problem import Quadratic
-from dlnjax.scales import spectral_norm_squared
-from dlnjax.sweep import accuracy, compiling, data
+from dlnjax.sweep import accuracy, blocks, compiling, data
 from dlnjax.sweep.cells import Cell, Problem, Sweep
 
 # Streams drawn from a cell's key; the order is part of the results.
@@ -127,9 +127,17 @@ def _drawing(sweep: Sweep, lead: Cell, batch: int) -> Any:
         if key not in _traced:
             scale = sweep.start.first_scale if lead.start == "haar" else None
             function = partial(_draw, sweep.problem, lead.width, scale)
+            split, whole = PartitionSpec("cells"), PartitionSpec()
+            mapped = jax.shard_map(
+                function,
+                mesh=blocks.mesh(batch),
+                in_specs=(split, split, whole),
+                out_specs=split,
+                check_vma=False,
+            )
             kinds = jnp.uint32, jnp.dtype(lead.precision)
             seeds, near = (jax.ShapeDtypeStruct((batch,), kind) for kind in kinds)
-            _traced[key] = jax.jit(function).trace(seeds, near, known and known[:2])
+            _traced[key] = jax.jit(mapped).trace(seeds, near, known and known[:2])
         return _traced[key]
 
 
@@ -146,10 +154,11 @@ def _draw(
     def one(seed: jax.Array, near: jax.Array) -> _Drawn:
         teacher_key, start_key, layer_key = _streams(seed, width)
         square, solution = known or _teacher(spec, teacher_key, width, near.dtype)
+        norm = _norm(spec, solution.first)
         if first_scale is None:
-            start = _near(start_key, solution, near)
+            start = _near(start_key, solution, near, norm)
         else:
-            start = _haar(start_key, solution, jnp.asarray(first_scale, near.dtype))
+            start = _haar(start_key, solution, first_scale * norm)
         if known and width > square.target.shape[0]:
             solution = _nearest_solution(square.optimum, start)
         return _Drawn(None if known else square, solution, start, layer_key)
@@ -205,10 +214,19 @@ def _teachers(spec: Problem, keys: jax.Array, width: int, dtype) -> tuple[Quadra
     return jax.vmap(lambda key: _teacher(spec, key, width, dtype))(keys)
 
 
-def _near(key: jax.Array, solution: TwoLayer, distance: jax.Array) -> TwoLayer:
+def _norm(spec: Problem, first: jax.Array) -> jax.Array:
+    """``||W_1*||_2``, by no decomposition: on several devices at once LAPACK may wait for itself for ever.
+
+    A teacher's product has the norm of its first layer; :func:`_factorise` leaves orthogonal rows.
+    """
+    if spec.kind == "teacher":
+        return jnp.asarray(spec.singular_values[0], first.dtype)
+    return jnp.sqrt(jnp.max(jnp.sum(jnp.square(first), axis=1)))
+
+
+def _near(key: jax.Array, solution: TwoLayer, distance: jax.Array, norm: jax.Array) -> TwoLayer:
     """The solution plus noise of total Frobenius norm ``distance * ||W_1*||_2``, the frame re-projected."""
     keys = jax.random.split(key)
-    norm = jnp.sqrt(spectral_norm_squared(solution.first))
     first = jax.random.normal(keys[0], solution.first.shape, distance.dtype)
     frame = jax.random.normal(keys[1], solution.frame.shape, distance.dtype)
     size = jnp.sqrt(jnp.sum(jnp.square(first)) + jnp.sum(jnp.square(frame)))
@@ -218,14 +236,11 @@ def _near(key: jax.Array, solution: TwoLayer, distance: jax.Array) -> TwoLayer:
     )
 
 
-def _haar(key: jax.Array, solution: TwoLayer, first_scale: jax.Array) -> TwoLayer:
-    """``W_1 = first_scale * ||W_1*||_2`` times a Haar matrix, and a Haar frame."""
+def _haar(key: jax.Array, solution: TwoLayer, size: jax.Array) -> TwoLayer:
+    """``W_1 = size`` times a Haar matrix, and a Haar frame."""
     keys = jax.random.split(key)
-    norm = jnp.sqrt(spectral_norm_squared(solution.first))
-    first = stiefel.random(keys[0], solution.first.shape, first_scale.dtype)
-    return TwoLayer(
-        first_scale * norm * first, stiefel.random(keys[1], solution.frame.shape, first_scale.dtype)
-    )
+    first = stiefel.random(keys[0], solution.first.shape, size.dtype)
+    return TwoLayer(size * first, stiefel.random(keys[1], solution.frame.shape, size.dtype))
 
 
 def _nearest_solution(optimum: jax.Array, start: TwoLayer) -> TwoLayer:

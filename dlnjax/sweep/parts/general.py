@@ -167,7 +167,7 @@ def _num_steps(sweep: Sweep, cell: Cell, rate: Rate | None, size: float) -> int:
     return int(min(sweep.record.max_steps, math.ceil(needed)))
 
 
-def steps(chosen: Any, column: Callable[[np.ndarray], jax.Array]) -> Steps:
+def steps(chosen: Any, column: Callable[[np.ndarray], Any]) -> Steps:
     """The traced numbers of the cells, from :class:`Chosen` or ``settings.Settings``."""
     scales = LayerScales(*map(column, chosen.scales))
     return Steps(column(chosen.step_size), scales, column(chosen.momentum))
