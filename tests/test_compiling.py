@@ -1,11 +1,9 @@
 """Compilation: counted, and the next program compiled while one runs."""
 
-import sys
 import threading
 
 import jax
 import numpy as np
-import pytest
 
 from dlnjax.sweep import compiling, drive, execute, instance, manifest, memory, plan, spec
 
@@ -127,20 +125,3 @@ def test_what_fails_in_the_thread_shows_where_it_is_made_in_earnest():
     compiling.begin(making)
     assert str(compiling.settle(making)) == "shown later"
     assert compiling.settle(compiling.Making("never begun")) is None
-
-
-def test_the_thread_lets_others_at_the_interpreter_while_it_works(monkeypatch):
-    monkeypatch.setattr(compiling, "_pending", {})
-    usual, seen = sys.getswitchinterval(), []
-
-    def failing():
-        seen.append(sys.getswitchinterval())
-        raise ValueError("no program")
-
-    for name, build in (("quick", lambda: seen.append(sys.getswitchinterval())), ("wrong", failing)):
-        making = compiling.Making((name, object()), build)
-        compiling.begin(making)
-        compiling.settle(making)
-    assert seen == pytest.approx([compiling._AT_ONCE] * 2)
-    assert usual > compiling._AT_ONCE
-    assert sys.getswitchinterval() == usual

@@ -8,7 +8,6 @@ at once may wait for each other for ever on few cores.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
@@ -18,6 +17,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from dlnjax.sweep import aside
+
 _EVENT = "/jax/core/compile/backend_compile_duration"
 _lock = threading.Lock()
 _here = threading.local()
@@ -26,7 +27,6 @@ _waited: list[float] = [0.0]  # seconds that a working thread stood still, traci
 _begun: set[Hashable] = set()
 _pending: dict[Hashable, Future] = {}
 _THREAD = "dlnjax-compile"
-_AT_ONCE = 2e-4
 _threads: list[ThreadPoolExecutor] = []
 
 
@@ -91,21 +91,12 @@ def begin(making: Making) -> None:
     if not _threads:
         _threads.append(ThreadPoolExecutor(1, _THREAD))
     _begun.add(making.name)
-    _pending[making.name] = _threads[0].submit(_giving_way, making.build)
+    _pending[making.name] = _threads[0].submit(_built, making.build)
 
 
-def _giving_way(build: Callable[[], Any]) -> Any:
-    """``build()`` in a thread that lets others at the interpreter within :data:`_AT_ONCE` seconds.
-
-    Tracing holds the interpreter, and a thread that handles arrays gives it up with each of them: to have it back it
-    would wait Python's 5 ms every time, a third of a second for the arrays of a shard.
-    """
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(min(usual, _AT_ONCE))
-    try:
+def _built(build: Callable[[], Any]) -> Any:
+    with aside.giving_way():
         return build()
-    finally:
-        sys.setswitchinterval(usual)
 
 
 def begin_if_free(making: Making) -> None:

@@ -10,47 +10,32 @@ from __future__ import annotations
 
 import errno
 import os
-import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from dlnjax.sweep import claims, failures, manifest, progress, store
+from dlnjax.sweep import claims, failures, manifest, progress, store, task
 from dlnjax.sweep import facts as results
-from dlnjax.sweep.checkpoint import Room
 from dlnjax.sweep.engines import WorkerDied
 from dlnjax.sweep.parts import own
 
-#: (sweep, shard, room) -> the shard's table; must be importable where it runs
-Work = Callable[[Any, Any, Room], pa.Table]
 # How often a shard whose process died is tried again before it counts as failed.
 _ATTEMPTS = 3
 # What the output folder's disk answers when nothing more can be kept: the run ends, the results stay.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 # What a shard's facts say of where its time went.
 _COSTS = ("device_seconds", "compilations", "compile_seconds", "compile_waited")
+# Shards in flight in this process: the devices are at one while the file of another is written.
+_HERE = 2
 # How long to wait before looking again whether another runner has finished, died or given up.
 _PATIENCE = 0.5
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a process reports of a shard it has written; the table itself stays in the folder."""
-
-    shard: str
-    cells: int
-    seconds: float
-    written: bool
-    facts: Mapping[str, str]
 
 
 @dataclass
@@ -92,7 +77,7 @@ def run(
     slots: int | None = None,
     extend: bool = False,
     planner: manifest.Planner | None = None,
-    work: Work | None = None,
+    work: task.Work | None = None,
     facts: Mapping[str, Any] | None = None,
     listen: progress.Progress | None = None,
     lease: float = 30.0,
@@ -126,7 +111,7 @@ def run(
     """
     own.check(sweep, elsewhere=executor is not None)
     planner = _remembering(planner or _plan)
-    work = work or (_execute if executor is None else partial(_execute_elsewhere, _process()))
+    work = work or (task.execute if executor is None else partial(task.execute_elsewhere, task.process()))
     listen = listen or (lambda name, **facts: None)
     begin = time.monotonic()
     with _terminable(), claims.Runner(out, lease=lease) as runner:
@@ -141,7 +126,7 @@ def run(
         outcome.done = outcome.shards - len(shards)
         listen("start", shards=outcome.shards, done=outcome.done, out=str(out))
         room = _slots(executor) if slots is None else slots
-        turn = _Turn(sweep, Path(out), work, runner, listen, outcome, executor, room if executor else 1)
+        turn = _Turn(sweep, Path(out), work, runner, listen, outcome, executor, room if executor else _HERE)
         try:
             turn.all(shards, share)
             if outcome.ran:
@@ -160,7 +145,7 @@ class _Turn:
 
     sweep: Any
     out: Path
-    work: Work
+    work: task.Work
     runner: claims.Runner
     listen: progress.Progress
     outcome: Outcome
@@ -168,22 +153,25 @@ class _Turn:
     slots: int
     flying: dict[Future, Any] = field(default_factory=dict)
     deaths: dict[str, int] = field(default_factory=dict)
+    writer: Executor | None = None
     names: list[str] = field(default_factory=list)  # of the shards computed
 
     def all(self, shards: Mapping[str, Any], share: bool) -> None:
         """Until nothing is left to do, here or (with ``share``) at another runner's."""
         left = dict(shards)
-        try:
-            while left or self.flying:
-                before = len(left)
-                self._launch(left)
-                self._land(left)
-                if not self.flying and len(left) == before and not self._others(left, share):
-                    return
-        except BaseException:
-            for future in self.flying:
-                future.cancel()
-            raise
+        with ThreadPoolExecutor(1, "dlnjax-write") if self.executor is None else nullcontext() as self.writer:
+            try:
+                while left or self.flying:
+                    before = len(left)
+                    self._launch(left)
+                    self._land(left)
+                    if not self.flying and len(left) == before and not self._others(left, share):
+                        return
+            except BaseException:
+                if self.executor is not None:  # what is computed here is written all the same
+                    for future in self.flying:
+                        future.cancel()
+                raise
 
     def _launch(self, left: dict[str, Any]) -> None:
         """Claims and submits shards while there is room; drops those that are done or failed here."""
@@ -200,12 +188,26 @@ class _Turn:
         if self._there(shard.name):  # finished by another between the look and the claim
             self.runner.release(shard.name)
             return
-        work = self.work
-        if work is _execute:
-            work = partial(_execute, following=following)
-        call = (complete, work, self.sweep, shard, self.out)
-        future = _now(*call) if self.executor is None else self.executor.submit(*call)
+        future = self._here(shard, following) if self.executor is None else self._elsewhere(shard)
         self.flying[future] = shard
+
+    def _elsewhere(self, shard: Any) -> Future:
+        assert self.executor is not None
+        return self.executor.submit(task.complete, self.work, self.sweep, shard, self.out)
+
+    def _here(self, shard: Any, following: Collection[Any]) -> Future:
+        """The shard computed now, its file to be written while the next one is."""
+        assert self.writer is not None
+        work = self.work
+        if work is task.execute:
+            work = partial(task.execute, following=following)
+        try:
+            computed = task.compute(work, self.sweep, shard, self.out)
+        except Exception as error:
+            future: Future = Future()
+            future.set_exception(error)
+            return future
+        return self.writer.submit(task.keep_aside, self.out, shard.name, computed)
 
     def _there(self, name: str) -> bool:
         return store.path(self.out, name).exists()
@@ -228,7 +230,7 @@ class _Turn:
             finally:
                 self.runner.release(shard.name)
 
-    def _success(self, report: Done) -> None:
+    def _success(self, report: task.Done) -> None:
         outcome = self.outcome
         outcome.ran += 1
         outcome.done += 1
@@ -267,20 +269,6 @@ class _Turn:
         self.listen("waiting", shards=len(left))
         time.sleep(_PATIENCE)
         return True
-
-
-def complete(work: Work, sweep: Any, shard: Any, out: Path) -> Done:
-    """Computes a shard and writes it, in whatever process this is."""
-    begin = time.monotonic()
-    room = Room(out, shard.name)
-    result = work(sweep, shard, room)
-    seconds = time.monotonic() - begin
-    written = store.write(out, shard.name, result)
-    room.clear()
-    failures.forget(out, shard.name)
-    raw = result.schema.metadata or {}
-    facts = {key.decode(): value.decode() for key, value in raw.items()}
-    return Done(shard.name, len(result), seconds, written, facts)
 
 
 def _compiled(outcome: Outcome) -> dict[str, Any]:
@@ -331,16 +319,6 @@ def _shards(
     return {name: planned[name] for name in missing}
 
 
-def _now(fn: Callable[..., Any], *args: Any) -> Future:
-    """The call made here and now, as a finished future."""
-    future: Future = Future()
-    try:
-        future.set_result(fn(*args))
-    except Exception as error:
-        future.set_exception(error)
-    return future
-
-
 def _remembering(planner: manifest.Planner) -> manifest.Planner:
     """The planner, which makes no plan twice in a row: a new folder's is wanted for its manifest, and to begin."""
     last: list[Any] = [None, None]
@@ -357,25 +335,6 @@ def _plan(sweep: Any, cells: Sequence[Any]) -> Sequence[Any]:
     from dlnjax.sweep import plan
 
     return plan.shards(sweep, cells)
-
-
-def _execute(sweep: Any, shard: Any, room: Room, following: Collection[Any] = ()) -> pa.Table:
-    from dlnjax.sweep import execute
-
-    return execute.shard(sweep, shard, room, following)
-
-
-def _execute_elsewhere(home: tuple[str, int], sweep: Any, shard: Any, room: Room) -> pa.Table:
-    """:func:`_execute` in a process of its own, whose JAX is ours to set up; in ``home`` it is the user's."""
-    if _process() != home:
-        from dlnjax.sweep import devices
-
-        devices.prepare(sweep.precision)
-    return _execute(sweep, shard, room)
-
-
-def _process() -> tuple[str, int]:
-    return platform.node(), os.getpid()
 
 
 @contextmanager

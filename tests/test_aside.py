@@ -1,0 +1,115 @@
+"""Threads beside the devices' one: it gets the interpreter at once while they work, and all is as before afterwards."""
+
+import errno
+import sys
+import threading
+
+import pytest
+import standin
+
+from dlnjax.sweep import aside, compiling, drive, store, task
+
+
+@pytest.fixture
+def usual():
+    before = sys.getswitchinterval()
+    assert before > aside.AT_ONCE
+    yield pytest.approx(before)
+    assert sys.getswitchinterval() == pytest.approx(before)
+
+
+def test_the_interval_is_short_while_any_thread_is_aside(usual):
+    first, second = aside.giving_way(), aside.giving_way()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert sys.getswitchinterval() == pytest.approx(aside.AT_ONCE)
+    second.__exit__(None, None, None)
+    assert sys.getswitchinterval() == usual
+
+
+def test_what_fails_aside_leaves_the_interval_as_it_was(usual):
+    with pytest.raises(ValueError, match="no program"), aside.giving_way():
+        raise ValueError("no program")
+
+
+def test_programs_are_made_and_shards_are_kept_aside(usual, tmp_path, monkeypatch):
+    seen = {}
+
+    def note(what):
+        seen[what] = (sys.getswitchinterval(), threading.current_thread().name.rsplit("_", 1)[0])
+
+    making = compiling.Making(("aside", object()), lambda: note("made"))
+    compiling.begin(making)
+    assert compiling.settle(making) is None
+    kept = task.keep
+    monkeypatch.setattr(task, "keep", lambda *arguments: note("kept") or kept(*arguments))
+    outcome = drive.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work)
+    assert outcome.complete
+    assert outcome.ran > 1
+    interval = pytest.approx(aside.AT_ONCE)
+    assert seen == {"made": (interval, "dlnjax-compile"), "kept": (interval, "dlnjax-write")}
+
+
+def test_a_file_is_written_while_the_next_shard_is_computed(tmp_path, monkeypatch):
+    kept, second, computed = task.keep, threading.Event(), []
+
+    def patient(*arguments):
+        assert second.wait(30), "the next shard waits for this one's file"
+        return kept(*arguments)
+
+    def work(sweep, shard, room):
+        computed.append(shard.name)
+        if len(computed) == 2:
+            second.set()
+        return standin.work(sweep, shard, room)
+
+    monkeypatch.setattr(task, "keep", patient)
+    outcome = drive.run(standin.Sweep(), tmp_path, planner=standin.planner, work=work)
+    assert outcome.complete
+    assert outcome.ran == len(computed) == len(set(computed)) > 2
+
+
+def test_an_interrupt_waits_for_the_file_at_hand_and_gives_the_claims_back(tmp_path, monkeypatch):
+    kept, interrupted, computed = task.keep, threading.Event(), []
+
+    def late(*arguments):
+        interrupted.wait(30)
+        return kept(*arguments)
+
+    def work(sweep, shard, room):
+        computed.append(shard.name)
+        if len(computed) == 2:
+            interrupted.set()
+            raise KeyboardInterrupt
+        return standin.work(sweep, shard, room)
+
+    monkeypatch.setattr(task, "keep", late)
+    with pytest.raises(KeyboardInterrupt):
+        drive.run(standin.Sweep(), tmp_path, planner=standin.planner, work=work)
+    assert store.done(tmp_path) == {computed[0]}
+    outcome = drive.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work, share=False)
+    assert outcome.complete
+    assert outcome.ran == outcome.shards - 1
+
+
+def test_a_file_that_cannot_be_written_ends_the_run_and_other_errors_only_their_shard(tmp_path, monkeypatch):
+    kept, tried = task.keep, []
+
+    def failing(error, out, name, computed):
+        tried.append(name)
+        if len(tried) == 1:
+            raise error
+        return kept(out, name, computed)
+
+    monkeypatch.setattr(task, "keep", lambda *a: failing(ValueError("a column too many"), *a))
+    outcome = drive.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work)
+    assert list(outcome.failed) == tried[:1]
+    assert "a column too many" in outcome.failed[tried[0]]
+    assert outcome.done == outcome.shards - 1
+    tried.clear()
+    monkeypatch.setattr(task, "keep", lambda *a: failing(OSError(errno.ENOSPC, "no space left"), *a))
+    with pytest.raises(OSError, match="no space left"):
+        drive.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work)
+    monkeypatch.setattr(task, "keep", kept)
+    assert drive.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work).complete
