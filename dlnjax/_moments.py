@@ -90,6 +90,11 @@ def _adam(old: Triple, squares: Triple, steps: jax.Array, gradients: Triple, rul
 
 
 def turn(memory: Memory, rotation: jax.Array, turned: jax.Array) -> Memory:
-    """Momenta carried along by a step: the middle layers' by ``R^T``, the last one's by ``R^(N-2)``."""
+    """Momenta carried along by a step: the middle layers' by ``R^T``, the last one's by ``R^(N-2)``.
+
+    Args:
+      rotation, turned: R and ``R^(N-2) - I``.
+    """
     first, middle, last = memory.momenta
-    return memory._replace(momenta=Triple(first, matmul(transpose(rotation), middle), matmul(last, turned)))
+    middle, last = matmul(transpose(rotation), middle), last + matmul(last, turned)
+    return memory._replace(momenta=Triple(first, middle, last))

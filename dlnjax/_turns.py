@@ -56,7 +56,7 @@ def turn(skew: jax.Array) -> jax.Array:
 def turns(
     skew: jax.Array, exponent: Count, by_squaring: Callable[[jax.Array, Count], jax.Array]
 ) -> jax.Array:
-    """``polar(I + K)^n``.
+    """``polar(I + K)^n - I``.
 
     Args:
       skew: K, ``(..., r, r)``.
@@ -74,34 +74,41 @@ def turns(
 
         def small(skew):
             angle = jax.lax.cond(cubic, lambda k: k + matmul(matmul(k, k), k) / 3, lambda k: k, skew)
-            return _exponential(angle * times[..., None, None], jnp.max(times * size))
+            return _exponential(angle, times, jnp.max(times * size))
 
         def large(skew):
             squared = by_squaring
             for _ in skew.shape[:-2]:
                 squared = jax.vmap(squared, (0, 0 if exponent.ndim else None))
-            return stiefel.project(squared(skew, exponent))  # squarings leave the rounding of n products
+            # squarings leave the rounding of n products
+            return stiefel.project(squared(skew, exponent)) - identity_like(skew)
 
         return jax.lax.cond(near, small, large, skew)
 
     return power(skew, jnp.asarray(exponent, jnp.int32))
 
 
-def _exponential(angle: jax.Array, size: jax.Array) -> jax.Array:
-    """``exp(X)`` by its series and squarings, no more of either than the largest ``||X||`` of a batch needs."""
-    dtype = angle.dtype
+def _exponential(skew: jax.Array, times: jax.Array, size: jax.Array) -> jax.Array:
+    """``exp(n X) - I`` by its series and squarings, no more of either than the largest angle of a batch needs.
+
+    Args:
+      skew: X, ``(..., r, r)``.
+      times: n, ``(...)``.
+      size: bounds ``||n X||_2`` over the batch.
+    """
+    dtype = skew.dtype
     most, half = _TERMS[dtype.itemsize], float(jnp.finfo(dtype).eps) / 2
     reach = [(math.factorial(k) * half) ** (1 / k) for k in range(2, most + 2)]  # up to which k - 1 terms do
     halvings = jnp.ceil(jnp.log2(jnp.maximum(size / reach[-1], 1))).astype(jnp.int32)
     scale = jnp.exp2(-halvings.astype(dtype))
-    x = angle * scale
     terms = 1 + jnp.sum(size * scale > jnp.asarray(reach[:-1], dtype)).astype(jnp.int32)
+    times = (times * scale)[..., None]
+    row = skew.reshape(*skew.shape[:-2], -1)  # sums along rows, see layerwise.Layers
 
-    def horner(i, sum_):
-        order = (terms - 1 - i).astype(dtype)
-        return (x + matmul(x, sum_)) / order
+    def horner(i, sums):
+        product = matmul(skew, sums.reshape(skew.shape))
+        return times / (terms - 1 - i).astype(dtype) * (row + product.reshape(row.shape))
 
     # without the identity, whose rounding the squarings would double
-    beyond = jax.lax.fori_loop(0, terms - 1, horner, x / terms.astype(dtype))
-    beyond = jax.lax.fori_loop(0, halvings, lambda _, d: 2 * d + matmul(d, d), beyond)
-    return identity_like(beyond) + beyond
+    sums = jax.lax.fori_loop(0, terms - 1, horner, times / terms.astype(dtype) * row)
+    return jax.lax.fori_loop(0, halvings, lambda _, d: 2 * d + matmul(d, d), sums.reshape(skew.shape))

@@ -310,8 +310,11 @@ def _step(
         polishing = jnp.asarray(step) % POLISH_EVERY == 0
         frame = _turned_frame(frame, relative, -steps.last * middle, between, alike, polishing)
     else:
-        turned = turns(relative, between, _by_squaring)
-        frame = matmul(stiefel.retract_polar(frame, -steps.last * last), turned)
+        turned, moved = (
+            turns(relative, between, _by_squaring),
+            stiefel.retract_polar(frame, -steps.last * last),
+        )
+        frame = moved + matmul(moved, turned)
         memory = None if memory is None else _moments.turn(memory, _rotation(relative), turned)
     return network._replace(first=network.first - steps.first * first, frame=frame, prefixes=prefixes), memory
 
@@ -342,7 +345,7 @@ def _turned_frame(
     together = jnp.all(alike)
     start = jax.lax.cond(together, lambda: frame, lambda: frame + matmul(frame, turn(last)))
     start = jax.lax.cond(jnp.any(polishing), stiefel.project, lambda start: start, start)
-    return matmul(start, turns(relative, between + together.astype(jnp.int32), _by_squaring))
+    return start + matmul(start, turns(relative, between + together.astype(jnp.int32), _by_squaring))
 
 
 def _rotation(relative: jax.Array) -> jax.Array:
