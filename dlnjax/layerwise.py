@@ -10,6 +10,8 @@ So one polar factor a step serves all of them, and a layer costs three products 
 on, the product of the moved layers that the next step starts from) where the composed transformation takes ten. A
 square last layer with the same step is moved as the middle ones are.
 The loop follows the traced depth, so that padding costs nothing, and every layer is read and written once.
+On an accelerator, where a chain of small products is all waiting, chunks of layers are moved at once: the rotation
+reaches each of them by the product of the layers before it, in logarithmic depth (:mod:`dlnjax._chain`).
 Moved by rotations alone the layers would gather rounding: every so many steps they are projected anew, at every step
 while steps are large.
 A test holds the two equal to 1e-12. Depth stays a loop here; in :mod:`dlnjax.reduced` it is a number.
@@ -23,6 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dlnjax import _chain as chain
 from dlnjax import network, stiefel
 from dlnjax import train as training
 from dlnjax._linalg import apart, frobenius, skew, transpose, transposed
@@ -36,6 +39,9 @@ from dlnjax.stiefel._shape import batch_as_axis, identity_like
 #: Norm of ``mu' Omega`` above which the layers are projected at every step: what one lacks of being orthonormal grows
 #: by about this fraction a step, since it is by the layers that rotations are carried.
 LARGE = 0.1
+#: On an accelerator: layers moved at once, at most, and the widths up to which they are where they are ``DEEP`` or
+#: more. Chosen, not measured.
+CHUNK, NARROW, DEEP = 64, 64, 4
 
 
 class Layers(NamedTuple):
@@ -180,7 +186,26 @@ def _projected(rows: jax.Array, like: jax.Array, count: jax.Array) -> jax.Array:
         projected = stiefel.project(layer.reshape(like.shape))
         return jax.lax.dynamic_update_index_in_dim(rows, projected.reshape(layer.shape), i, -2)
 
+    def at_once(rows):
+        layers = rows.reshape(*rows.shape[:-1], *like.shape[-2:])
+        within = _among(jnp.arange(rows.shape[-2], dtype=jnp.int32), 0, count, rows.shape[:-2])
+        return jnp.where(within[..., None], stiefel.project(layers).reshape(rows.shape), rows)
+
+    if _by_chunks(rows, like):
+        return jax.lax.cond(jnp.any(count > 0), at_once, lambda rows: rows, rows)
     return jax.lax.fori_loop(0, jnp.max(count), body, rows)
+
+
+def _by_chunks(rows: jax.Array, like: jax.Array) -> bool:
+    """Whether layers are moved many at once, on the devices JAX uses by default."""
+    return jax.default_backend() != "cpu" and rows.shape[-2] >= DEEP and like.shape[-1] <= NARROW
+
+
+def _among(places: jax.Array, first: Count, count: jax.Array, lead: tuple[int, ...]) -> jax.Array:
+    """Which layers at ``places`` of runs with leading axes ``lead`` lie in ``[first, count)``, ``(*lead, size)``."""
+    counts = jnp.broadcast_to(count.reshape(count.shape + (1,) * (len(lead) - count.ndim)), lead)[..., None]
+    places = jnp.broadcast_to(places, (*lead, *places.shape))
+    return (first <= places) & (places < counts)
 
 
 @batch_as_axis
@@ -199,6 +224,42 @@ def _turned(rows: jax.Array, turn: jax.Array, count: jax.Array) -> tuple[jax.Arr
 
     if not rows.shape[-2]:
         return rows, turn, identity_like(turn)
+    return (_turned_at_once if _by_chunks(rows, turn) else _turned_one_by_one)(rows, turn, count)
+
+
+def _turned_at_once(
+    rows: jax.Array, turn: jax.Array, count: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """:func:`_turned` by chunks: ``R_i - I = S (R_2 - I) S^T``, S the product of the layers before i in its chunk."""
+    size = min(CHUNK, rows.shape[-2])
+
+    def chunk(i, carry):
+        rows, turn, prefix = carry
+        # the last chunk reaches back over layers that are done
+        start = jnp.minimum(i * size, rows.shape[-2] - size)
+        layers = jax.lax.dynamic_slice_in_dim(rows, start, size, -2)
+        layers = layers.reshape(*layers.shape[:-1], *turn.shape[-2:])
+        places = start + jnp.arange(size, dtype=jnp.int32)
+        left = _among(places, i * size, count, rows.shape[:-2])
+        left, identity = left[..., None, None], identity_like(layers)
+        through = chain.prefixes(jnp.where(left, layers, identity))
+        before = jnp.concatenate([identity[..., :1, :, :], through[..., :-1, :, :]], -3)
+        carried = matmul(matmul(before, turn[..., None, :, :]), transpose(before))
+        moved = layers + jnp.where(left, matmul(layers, carried), 0)
+        row = moved.reshape(*moved.shape[:-2], -1)
+        rows = jax.lax.dynamic_update_slice_in_dim(rows, row, start, -2)
+        whole = through[..., -1, :, :]
+        turn = matmul(matmul(whole, turn), transpose(whole))
+        return rows, turn, matmul(chain.product(jnp.where(left, moved, identity)), prefix)
+
+    chunks = (jnp.max(count) + size - 1) // size
+    return jax.lax.fori_loop(0, chunks, chunk, (rows, turn, identity_like(turn)))
+
+
+def _turned_one_by_one(
+    rows: jax.Array, turn: jax.Array, count: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """:func:`_turned` layer by layer."""
 
     def alone(function: Callable, *operands: jax.Array) -> jax.Array:
         # fused into what reads it, a slice or a sum would be computed again each time, and layers be copied for that

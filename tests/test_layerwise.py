@@ -5,12 +5,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlnjax import _chain as chain
 from dlnjax import initial, layerwise, network, optim, problem, train
 
 # tall, wide and square last layers, padded and not, two layers and many, an odd and an even number between
 CASES = [((8, 4, 8), 3), ((8, *[4] * 7, 8), 12), ((6, *[5] * 4, 3), 6), ((7, *[6] * 5), 5), ((7, 6, 6), 4)]
 # the last layer of a step of its own, and of that of the middle layers
 SCALES = [(1.0, 0.6, 0.9), (1.0, 0.6, 0.6)]
+
+
+@pytest.fixture
+def way(request, monkeypatch):
+    """How layers are moved: as on a CPU, and as on an accelerator, in chunks of three."""
+    if request.param == "one by one":
+        yield request.param
+        return
+    jax.clear_caches()  # what is traced has decided already
+    monkeypatch.setattr(layerwise, "_by_chunks", lambda *_: True)
+    monkeypatch.setattr(layerwise, "CHUNK", 3)
+    yield request.param
+    jax.clear_caches()
 
 
 def padded(params, stored):
@@ -20,9 +34,13 @@ def padded(params, stored):
     return first, jnp.stack([*between, *identities]), last
 
 
-@pytest.mark.parametrize(("widths", "stored"), CASES)
+@pytest.mark.parametrize(
+    ("way", "widths", "stored"),
+    [*(("one by one", *case) for case in CASES), *(("at once", *case) for case in CASES[1:3])],
+    indirect=["way"],
+)
 @pytest.mark.parametrize(("coloured", "scales"), [(False, SCALES[0]), (True, SCALES[0]), (False, SCALES[1])])
-def test_one_pass_equals_the_composed_transformation(widths, stored, coloured, scales):
+def test_one_pass_equals_the_composed_transformation(way, widths, stored, coloured, scales):
     rng = np.random.default_rng(0)
     start = padded(initial.haar(jax.random.key(0), widths, 0.5), stored)
     target = jnp.asarray(rng.standard_normal((widths[-1], widths[0])) / 4)  # within the stability edge
@@ -64,8 +82,10 @@ def test_a_batch_with_last_layers_of_either_kind_equals_each_cell_alone():
             np.testing.assert_allclose(got[i], want, atol=1e-13)
 
 
-@pytest.mark.parametrize("outputs", [4, 6])
-def test_vmap_over_depth_equals_each_depth_alone(outputs):
+@pytest.mark.parametrize(
+    ("way", "outputs"), [("one by one", 4), ("one by one", 6), ("at once", 6)], indirect=["way"]
+)
+def test_vmap_over_depth_equals_each_depth_alone(way, outputs):
     depths, stored = [2, 3, 6, 5], 6
     starts = [
         padded(initial.haar(jax.random.key(n), (5, *[4] * (n - 1), outputs), 0.5), stored) for n in depths
@@ -98,8 +118,10 @@ def test_float32_stays_on_the_manifold():
 
 
 @pytest.mark.parametrize("last", [1.0, 0.7])
-@pytest.mark.parametrize("num_layers", [3, 16])
-def test_layers_stay_orthonormal_while_large_steps_keep_them_moving(num_layers, last):
+@pytest.mark.parametrize(
+    ("way", "num_layers"), [("one by one", 3), ("one by one", 16), ("at once", 16)], indirect=["way"]
+)
+def test_layers_stay_orthonormal_while_large_steps_keep_them_moving(way, num_layers, last):
     start = padded(initial.haar(jax.random.key(0), (8,) * (num_layers + 1), 0.5, jnp.float32), num_layers)
     options = {"step_size": 3.0 / num_layers, "scales": (1.0, 1.0, last), "num_steps": 320, "record_every": 1}
     _, trace = layerwise.train(start, problem.whitened(jnp.eye(8, dtype=jnp.float32)), **options)
@@ -111,3 +133,51 @@ def test_other_forms_of_params_are_refused():
     task = problem.whitened(jnp.eye(4))
     with pytest.raises(ValueError, match=r"see network\.pad"):
         layerwise.train((jnp.eye(4), jnp.eye(4)), task, step_size=0.1, num_steps=1)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 7, 8])
+def test_chunks_move_every_layer_once_whatever_their_number(count, monkeypatch):
+    """Eight layers are stored; a last chunk that reaches back finds some of them moved already."""
+    monkeypatch.setattr(layerwise, "CHUNK", 3)
+    run = jnp.stack(initial.haar(jax.random.key(0), (5,) * 9, 1.0))
+    run = jnp.where(jnp.arange(8)[:, None, None] < count, run, jnp.eye(5))
+    drawn = np.random.default_rng(0).standard_normal((5, 5)) / 20
+    turn = layerwise.turn_of(jnp.asarray(drawn - drawn.T))
+    rows = run.reshape(8, -1)
+    moved, after, prefix = layerwise._turned_at_once(rows, turn, jnp.int32(count))
+    rotation, layers, product = np.eye(5) + np.asarray(turn), np.asarray(run), np.eye(5)
+    for i in range(8):
+        layer = layers[i]
+        if i < count:
+            layer, rotation = layer @ rotation, layer @ rotation @ layer.T
+            product = layer @ product
+        np.testing.assert_allclose(moved[i].reshape(5, 5), layer, rtol=0, atol=1e-14)
+    np.testing.assert_array_equal(moved[count:], rows[count:])
+    np.testing.assert_allclose(np.asarray(after) + np.eye(5), rotation, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(prefix, product, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_on_an_accelerator_a_deep_narrow_net_waits_for_few_products(backend, monkeypatch):
+    """256 middle layers of width 4: a step waits for three products a layer on a CPU, 768 in all."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    jax.clear_caches()
+    traced = jax.make_jaxpr(lambda *a: layerwise._turned(*a, jnp.int32(256)))(
+        jnp.zeros((256, 16)), jnp.zeros((4, 4))
+    )
+    jax.clear_caches()
+    body = str(traced)
+    at_once = f"{layerwise.CHUNK},4,4" in body
+    assert at_once == (backend == "gpu")
+    if at_once:
+        assert 256 // layerwise.CHUNK * body.count("dot_general") <= 100
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 13])
+def test_chains_are_the_products_one_after_the_other(count):
+    layers = np.random.default_rng(0).standard_normal((2, count, 4, 4))
+    expected = [layers[:, 0]]
+    for i in range(1, count):
+        expected.append(layers[:, i] @ expected[-1])
+    np.testing.assert_allclose(chain.prefixes(jnp.asarray(layers)), np.stack(expected, 1), rtol=1e-12)
+    np.testing.assert_allclose(chain.product(jnp.asarray(layers)), expected[-1], rtol=1e-12)
