@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlnjax import _chain as chain
-from dlnjax import initial, layerwise, network, optim, problem, train
+from dlnjax import initial, layerwise, network, optim, problem, reduced, train
 
 # tall, wide and square last layers, padded and not, two layers and many, an odd and an even number between
 CASES = [((8, 4, 8), 3), ((8, *[4] * 7, 8), 12), ((6, *[5] * 4, 3), 6), ((7, *[6] * 5), 5), ((7, 6, 6), 4)]
@@ -181,3 +181,29 @@ def test_chains_are_the_products_one_after_the_other(count):
         expected.append(layers[:, i] @ expected[-1])
     np.testing.assert_allclose(chain.prefixes(jnp.asarray(layers)), np.stack(expected, 1), rtol=1e-12)
     np.testing.assert_allclose(chain.product(jnp.asarray(layers)), expected[-1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_programs_for_accelerators_hold_products_at_full_precision_and_no_other_library(
+    platform, monkeypatch
+):
+    """As they would be compiled there; what runs here is the same arithmetic (the tests above)."""
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    jax.clear_caches()
+    start = initial.haar(jax.random.key(0), (8, *[4] * 9, 6), 0.5, jnp.float32)
+    params, task = padded(start, 12), problem.whitened(jnp.eye(6, 8, dtype=jnp.float32))
+    two = reduced.reduce(start)
+
+    def train(params, frame, size, depth):
+        layers = layerwise.train(params, task, step_size=size, num_steps=8, depth=depth)
+        two = reduced.Reduced(params[0], frame, depth)
+        return layers, reduced.train(two, task, step_size=size, num_steps=8)[1]
+
+    traced = jax.jit(train).trace(params, two.frame, jnp.float32(0.1), jnp.int32(10))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    jax.clear_caches()
+    assert "custom_call" not in text
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert len(products) > 40
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+    assert "10x4x4" in text  # the layers at once
