@@ -310,11 +310,9 @@ def _step(
         polishing = jnp.asarray(step) % POLISH_EVERY == 0
         frame = _turned_frame(frame, relative, -steps.last * middle, between, alike, polishing)
     else:
-        turned, moved = (
-            turns(relative, between, _by_squaring),
-            stiefel.retract_polar(frame, -steps.last * last),
-        )
-        frame = moved + matmul(moved, turned)
+        turned = turns(relative, between, _by_squaring)
+        frame = stiefel.retract_polar(frame, -steps.last * last)
+        frame = frame + matmul(frame, turned)
         memory = None if memory is None else _moments.turn(memory, _rotation(relative), turned)
     return network._replace(first=network.first - steps.first * first, frame=frame, prefixes=prefixes), memory
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from dlnjax import layerwise, problem, reduced
 from dlnjax._linalg import matmul, small_matmul
@@ -25,13 +25,10 @@ Advance = Callable[[int], Any]
 
 def over_devices(one: Callable, cells: int, width: int) -> Callable:
     """``one(layers, target, (steps, depth))`` over cells as a sweep runs it: in blocks, on devices that divide them."""
-    devices = jax.local_devices()
-    used = devices[: max(n for n in range(1, len(devices) + 1) if cells % n == 0)]
-    mesh = Mesh(np.array(used), ("cells",), axis_types=(AxisType.Auto,))
     split, whole = PartitionSpec("cells"), PartitionSpec()
     batched = blocks.blocked(one, (0, 0, None), width)
     mapped = jax.shard_map(
-        batched, mesh=mesh, in_specs=(split, split, whole), out_specs=split, check_vma=False
+        batched, mesh=blocks.mesh(cells), in_specs=(split, split, whole), out_specs=split, check_vma=False
     )
     return jax.jit(mapped)
 
