@@ -70,6 +70,35 @@ def test_a_file_is_written_while_the_next_shard_is_computed(tmp_path, monkeypatc
     assert outcome.ran == len(computed) == len(set(computed)) > 2
 
 
+def test_a_long_shard_is_told_of_before_the_next_one_begins(tmp_path, monkeypatch):
+    """Where shards take minutes, what is done shows at once, and a disk that is full costs no further shard."""
+    monkeypatch.setattr(drive, "_LONG", 0.0)
+    monkeypatch.setattr(drive, "_SOON", 1e6)
+    happened = []
+
+    def work(sweep, shard, room):
+        happened.append(("computed", shard.name))
+        return standin.work(sweep, shard, room)
+
+    def listen(name, **facts):
+        if name == "shard":
+            happened.append(("told", facts["shard"]))
+
+    outcome = drive.run(standin.Sweep(), tmp_path / "long", planner=standin.planner, work=work, listen=listen)
+    names = [name for what, name in happened if what == "computed"]
+    assert len(names) == outcome.shards > 2
+    assert happened == [(what, name) for name in names for what in ("computed", "told")]
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    happened.clear()
+    monkeypatch.setattr(task, "keep", full)
+    with pytest.raises(OSError, match="no space left"):
+        drive.run(standin.Sweep(), tmp_path / "full", planner=standin.planner, work=work)
+    assert len(happened) == 1
+
+
 def test_an_interrupt_waits_for_the_file_at_hand_and_gives_the_claims_back(tmp_path, monkeypatch):
     kept, interrupted, computed = task.keep, threading.Event(), []
 

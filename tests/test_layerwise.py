@@ -15,16 +15,21 @@ SCALES = [(1.0, 0.6, 0.9), (1.0, 0.6, 0.6)]
 
 
 @pytest.fixture
+def anew():
+    """Nothing that is traced, before or in the test, decides for others how layers are moved."""
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@pytest.fixture
 def way(request, monkeypatch):
     """How layers are moved: as on a CPU, and as on an accelerator, in chunks of three."""
-    if request.param == "one by one":
-        yield request.param
-        return
-    jax.clear_caches()  # what is traced has decided already
-    monkeypatch.setattr(layerwise, "_by_chunks", lambda *_: True)
-    monkeypatch.setattr(layerwise, "CHUNK", 3)
-    yield request.param
-    jax.clear_caches()
+    if request.param == "at once":
+        request.getfixturevalue("anew")
+        monkeypatch.setattr(layerwise, "_by_chunks", lambda *_: True)
+        monkeypatch.setattr(layerwise, "CHUNK", 3)
+    return request.param
 
 
 def padded(params, stored):
@@ -158,14 +163,12 @@ def test_chunks_move_every_layer_once_whatever_their_number(count, monkeypatch):
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_on_an_accelerator_a_deep_narrow_net_waits_for_few_products(backend, monkeypatch):
+def test_on_an_accelerator_a_deep_narrow_net_waits_for_few_products(backend, anew, monkeypatch):
     """256 middle layers of width 4: a step waits for three products a layer on a CPU, 768 in all."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    jax.clear_caches()
     traced = jax.make_jaxpr(lambda *a: layerwise._turned(*a, jnp.int32(256)))(
         jnp.zeros((256, 16)), jnp.zeros((4, 4))
     )
-    jax.clear_caches()
     body = str(traced)
     at_once = f"{layerwise.CHUNK},4,4" in body
     assert at_once == (backend == "gpu")
@@ -185,11 +188,10 @@ def test_chains_are_the_products_one_after_the_other(count):
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_programs_for_accelerators_hold_products_at_full_precision_and_no_other_library(
-    platform, monkeypatch
+    platform, anew, monkeypatch
 ):
     """As they would be compiled there; what runs here is the same arithmetic (the tests above)."""
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    jax.clear_caches()
     start = initial.haar(jax.random.key(0), (8, *[4] * 9, 6), 0.5, jnp.float32)
     params, task = padded(start, 12), problem.whitened(jnp.eye(6, 8, dtype=jnp.float32))
     two = reduced.reduce(start)
@@ -201,7 +203,6 @@ def test_programs_for_accelerators_hold_products_at_full_precision_and_no_other_
 
     traced = jax.jit(train).trace(params, two.frame, jnp.float32(0.1), jnp.int32(10))
     text = traced.lower(lowering_platforms=(platform,)).as_text()
-    jax.clear_caches()
     assert "custom_call" not in text
     products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
     assert len(products) > 40

@@ -34,6 +34,9 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, 
 _COSTS = ("device_seconds", "compilations", "compile_seconds", "compile_waited")
 # Shards in flight in this process: the devices are at one while the file of another is written.
 _HERE = 2
+# A shard that took so many seconds here is told of, and a full disk noticed, before the next one begins: its file gets
+# this part of its time to be written in.
+_LONG, _SOON = 5.0, 0.02
 # How long to wait before looking again whether another runner has finished, died or given up.
 _PATIENCE = 0.5
 
@@ -174,9 +177,9 @@ class _Turn:
                 raise
 
     def _launch(self, left: dict[str, Any]) -> None:
-        """Claims and submits shards while there is room; drops those that are done or failed here."""
+        """Claims and submits shards while there is room, until one is done; drops those that are done or failed."""
         for name, shard in list(left.items()):
-            if len(self.flying) >= self.slots:
+            if len(self.flying) >= self.slots or any(future.done() for future in self.flying):
                 return
             if self._there(name) or name in self.outcome.failed:
                 del left[name]
@@ -207,7 +210,10 @@ class _Turn:
             future: Future = Future()
             future.set_exception(error)
             return future
-        return self.writer.submit(task.keep_aside, self.out, shard.name, computed)
+        future = self.writer.submit(task.keep_aside, self.out, shard.name, computed)
+        if computed.seconds > _LONG:
+            wait([future], timeout=_SOON * computed.seconds)
+        return future
 
     def _there(self, name: str) -> bool:
         return store.path(self.out, name).exists()
