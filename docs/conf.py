@@ -18,7 +18,9 @@ from latex2mathml import converter
 
 import dlnjax
 from dlnjax.cli import parser
-from dlnjax.sweep import keys, store
+from dlnjax.sweep import store
+from dlnjax.sweep.config import options
+from dlnjax.sweep.store import schema
 
 HERE = Path(__file__).parent
 
@@ -93,7 +95,7 @@ def _table(head: list[str], lines: list[list[str]]) -> str:
 
 
 def _default(value) -> str:
-    if value is keys.REQUIRED:
+    if value is options.REQUIRED:
         return "*required*"
     if value is None:
         return "none"
@@ -127,27 +129,27 @@ def _keys(table, meanings: dict[str, str]) -> str:
 
 def _config() -> str:
     meanings = tomllib.loads((HERE / "reference/meanings.toml").read_text(encoding="utf-8"))
-    parts = ["## Top level", _keys(keys.TOP, meanings["top"])]
-    parts += ["## `[problem]`", _keys({"kind": keys.KIND}, meanings["kind"])]
-    for kind, table in keys.PROBLEMS.items():
+    parts = ["## Top level", _keys(options.TOP, meanings["top"])]
+    parts += ["## `[problem]`", _keys({"kind": options.KIND}, meanings["kind"])]
+    for kind, table in options.PROBLEMS.items():
         if table:
             parts += [f'### Further keys of `kind = "{kind}"`', _keys(table, meanings["problem"][kind])]
-    parts += ["## `[start]`", _keys(keys.START, meanings["start"])]
-    parts += ["## `[record]`", _keys(keys.RECORD, meanings["record"])]
+    parts += ["## `[start]`", _keys(options.START, meanings["start"])]
+    parts += ["## `[record]`", _keys(options.RECORD, meanings["record"])]
     note = (
         "Each takes a list or a single value. The cells of a grid are the product of all its lists; keys in"
     )
     parts += [
         "## `[base]` and `[[grid]]`",
         f"{note} `[base]` hold for every grid.",
-        _keys(keys.GRID, meanings["grid"]),
+        _keys(options.GRID, meanings["grid"]),
     ]
     return "\n\n".join(parts)
 
 
 def _campaigns() -> str:
     parts = []
-    for name, table in keys.CAMPAIGNS.items():
+    for name, table in options.CAMPAIGNS.items():
         lines = [[f"`{k}`", _cell(key.check.expected), _default(key.default)] for k, key in table.items()]
         parts += [f'### `campaign = "{name}"`', _table(["key", "values", "default"], lines)]
     return "\n\n".join(parts)
@@ -168,7 +170,7 @@ def _commands() -> str:
 
 
 def _columns() -> str:
-    fields = store.schema(128)
+    fields = schema.arrow_schema(128)
     lines = [
         [
             f"`{field.name}`",
@@ -187,7 +189,7 @@ GENERATED = {"config": _config, "campaigns": _campaigns, "commands": _commands, 
 def _fill(app, docname: str, source: list[str]) -> None:
     source[0] = re.sub(r"<!-- generated: (\w+) -->", lambda found: GENERATED[found[1]](), source[0])
     if docname.startswith("reference/"):  # read again whenever the code has changed
-        for module in (keys, parser, store):
+        for module in (options, parser, store):
             app.env.note_dependency(module.__file__)
 
 

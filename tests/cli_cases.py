@@ -7,7 +7,7 @@ import os
 from hypothesis import settings
 
 from dlnjax import cli
-from dlnjax.sweep import toml
+from dlnjax.sweep.config import toml
 
 RAW = {
     "study": "demo",

@@ -19,7 +19,11 @@ from pathlib import Path
 
 import standin
 
-from dlnjax.sweep import drive, durable, engines, spec, store, verify
+from dlnjax.sweep import store
+from dlnjax.sweep.config import loading
+from dlnjax.sweep.driver import executors
+from dlnjax.sweep.driver import run as driver
+from dlnjax.sweep.store import atomic, verify
 
 
 def sweep_of(shards, delay=0.0, trouble=""):
@@ -59,7 +63,7 @@ def kills(folder, *, number=100, shards=400, runners=2, delay=0.02, seed=0):
                 dead += shoot(victim, child)
         for runner in alive:
             runner.communicate(timeout=120)
-        drive.run(sweep_of(shards), out, planner=standin.planner, work=standin.work)
+        driver.run(sweep_of(shards), out, planner=standin.planner, work=standin.work)
         check(out, shards)
         shutil.rmtree(out)
     seconds = time.monotonic() - begin
@@ -106,10 +110,10 @@ def bad_cell(folder, *, cells=1000):
     """One cell that is soon not a number among many: the others as if it were not there."""
     good = {"step": [0.01], "seed": list(range(cells - 1))}
     found = []
-    with engines.Workers(1) as pool:
+    with executors.Workers(1) as pool:
         for name, grids in [("without", [good]), ("with", [good, {"step": [1e30], "seed": [0]}])]:
             sweep = teacher(grids=[{**grid, "depth": [4]} for grid in grids])
-            outcome = drive.run(sweep, folder / name, executor=pool)
+            outcome = driver.run(sweep, folder / name, executor=pool)
             assert outcome.complete, outcome.failed
             found.append({row["cell"]: row for row in store.read(folder / name).to_pylist()})
     without, both = found
@@ -124,7 +128,7 @@ def bad_cell(folder, *, cells=1000):
 
 def teacher(**keys):
     """A tiny real sweep."""
-    return spec.grid(
+    return loading.grid(
         study="faults", question="?", precision="float64", kind="teacher", input_dim=4, output_dim=4,
         singular_values=[1.0, 0.8], distance=0.05, first_scale=0.5, records=128, tolerance=1e-8,
         depth_of_fit=1e-10, max_steps=256, width=[2], step_rule="fixed", engine="reduced",
@@ -176,7 +180,7 @@ def stops(folder, number, *, shards=40):
     assert runner.returncode != 0
     assert 5 <= before < shards
     assert verify.verify(out).leftovers == []
-    again = drive.run(sweep_of(shards), out, planner=standin.planner, work=standin.work)
+    again = driver.run(sweep_of(shards), out, planner=standin.planner, work=standin.work)
     check(out, shards)
     return f"stopped after {before} of {shards} shards, 0 files left behind; the rest: {again.ran}"
 
@@ -190,9 +194,9 @@ def full_disk(folder, *, shards=30):
     assert len(said) == 1, said
     before = verify_done(out)
     assert 7 <= before < shards
-    assert durable.leftovers(out) == []
+    assert atomic.leftovers(out) == []
     assert verify.verify(out).sound
-    drive.run(sweep_of(shards), out, planner=standin.planner, work=standin.work)
+    driver.run(sweep_of(shards), out, planner=standin.planner, work=standin.work)
     check(out, shards)
     return f"ended after {before} of {shards} shards with: {said[0]!r}; resumed and complete"
 
@@ -209,9 +213,9 @@ def small_disk(folder, *, shards=60):
         before = verify_done(out / "o")
         assert (runner.returncode, len(said)) == (1, 1), said
         assert 0 < before < shards
-        assert durable.leftovers(out / "o") == []
+        assert atomic.leftovers(out / "o") == []
         assert subprocess.run(["mount", "-o", "remount,size=64m", str(out)]).returncode == 0
-        drive.run(sweep_of(shards), out / "o", planner=standin.planner, work=standin.work)
+        driver.run(sweep_of(shards), out / "o", planner=standin.planner, work=standin.work)
         check(out / "o", shards)
     finally:
         subprocess.run(["umount", "-l", str(out)], check=True)
@@ -223,7 +227,7 @@ def read_only(folder):
     out = folder / "fixed"
     out.mkdir()
     mounted = _mounted(out, "-t", "tmpfs", "tmpfs")
-    drive.run(sweep_of(5), out, planner=standin.planner, work=standin.work)
+    driver.run(sweep_of(5), out, planner=standin.planner, work=standin.work)
     undo = ["umount", "-l", str(out)] if mounted else ["chmod", "-R", "u+w", str(out)]
     do = ["mount", "-o", "remount,ro", str(out)] if mounted else ["chmod", "-R", "a-w", str(out)]
     subprocess.run(do, check=True)
@@ -258,11 +262,11 @@ def clock(folder, *, shards=60):
 def truncated(folder, *, shards=20):
     """A file cut short by hand is named by verify, set aside by run, and computed again."""
     out = folder / "cut"
-    drive.run(sweep_of(shards), out, planner=standin.planner, work=standin.work)
+    driver.run(sweep_of(shards), out, planner=standin.planner, work=standin.work)
     file = store.path(out, sorted(store.done(out))[3])
     file.write_bytes(file.read_bytes()[:1000])
     assert any(file.name in line for line in verify.verify(out).damage)
-    assert drive.run(sweep_of(shards), out, planner=standin.planner, work=standin.work).ran == 1
+    assert driver.run(sweep_of(shards), out, planner=standin.planner, work=standin.work).ran == 1
     check(out, shards)
     return "named by verify, set aside by run, 1 shard computed again"
 
@@ -270,9 +274,9 @@ def truncated(folder, *, shards=20):
 def hanging(folder, *, shards=12, timeout=3.0):
     """A worker that hangs is killed after its time; the shard is tried again, the others go on."""
     out, begin = folder / "hang", time.monotonic()
-    with engines.Workers(2, timeout=timeout) as pool:
+    with executors.Workers(2, timeout=timeout) as pool:
         sweep = sweep_of(shards, trouble="hang once")
-        outcome = drive.run(sweep, out, planner=standin.planner, work=standin.work, executor=pool)
+        outcome = driver.run(sweep, out, planner=standin.planner, work=standin.work, executor=pool)
     assert outcome.complete
     check(out, shards)
     seconds = time.monotonic() - begin
@@ -282,7 +286,7 @@ def hanging(folder, *, shards=12, timeout=3.0):
 def overhead(folder, *, shards=150, delay=0.2):
     """Time of store and driver beside the work, two cells a shard."""
     out = folder / "overhead"
-    outcome = drive.run(sweep_of(shards, delay), out, planner=standin.planner, work=standin.work)
+    outcome = driver.run(sweep_of(shards, delay), out, planner=standin.planner, work=standin.work)
     own = (outcome.seconds - outcome.work_seconds) / shards
     return (
         f"{1e3 * own:.1f} ms a shard: {100 * own * shards / 600:.2f}% of a sweep of 600 s and {shards} shards"
@@ -306,7 +310,7 @@ def _runner(arguments):
     parser.add_argument("--clock", type=float, default=0.0)
     parser.add_argument("--extend", action="store_true")
     args = parser.parse_args(arguments)
-    pool = engines.Workers(args.workers) if args.workers else None
+    pool = executors.Workers(args.workers) if args.workers else None
     options = {"planner": standin.planner, "work": standin.work, "executor": pool, "extend": args.extend}
     count = 0
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a campaign in the background ignores it
@@ -323,7 +327,7 @@ def _runner(arguments):
 
     try:
         print(
-            drive.run(sweep_of(args.shards, args.delay), args.out, listen=listen, **options).ran, flush=True
+            driver.run(sweep_of(args.shards, args.delay), args.out, listen=listen, **options).ran, flush=True
         )
     except OSError as error:
         sys.exit(f"{errno.errorcode.get(error.errno, '?')}: {error.strerror}")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dlnjax.sweep import spec
+from dlnjax.sweep.config import loading
 
 GOOD = """
 study = "demo"
@@ -54,7 +54,7 @@ def write(folder, text=GOOD, name="x.toml"):
 
 def lines(fn, *args, **kwargs):
     """The mistakes a call is refused for; each is one line."""
-    with pytest.raises(spec.SpecError) as caught:
+    with pytest.raises(loading.SpecError) as caught:
         fn(*args, **kwargs)
     assert all(line.splitlines() == [line] for line in caught.value.lines)
     assert str(caught.value) == "\n".join(caught.value.lines)

@@ -10,7 +10,8 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from dlnjax.sweep import store
+from dlnjax.sweep import plan
+from dlnjax.sweep.store import schema
 
 RECORDS = 8
 
@@ -69,7 +70,7 @@ class Shard:
 
 def planner(sweep, cells):
     groups = [tuple(cells[i : i + sweep.size]) for i in range(0, len(cells), sweep.size)]
-    return [Shard(store.shard_name(map(key, group)), group) for group in groups]
+    return [Shard(plan.shard_name(map(key, group)), group) for group in groups]
 
 
 def work(sweep, shard, room):
@@ -78,7 +79,7 @@ def work(sweep, shard, room):
     if sweep.trouble and any(cell.depth == 4 and cell.seed == 0 for cell in shard.cells):
         _trouble(sweep.trouble, room)
     rows = [row(cell) for cell in shard.cells]
-    return store.table(rows, RECORDS).replace_schema_metadata(
+    return schema.table(rows, RECORDS).replace_schema_metadata(
         {"device": "stand-in", "compile_seconds": "0.5"}
     )
 
@@ -99,13 +100,13 @@ def _trouble(kind, room):
 def row(cell):
     number = int(key(cell)[:8], 16)
     curve = [float(number % (i + 7)) for i in range(RECORDS + 1)]
-    curves = {f"curve_{name}": curve for name in store.CURVES}
+    curves = {f"curve_{name}": curve for name in schema.CURVES}
     return {**asdict(cell), "cell": key(cell), "status": "converged", "final_loss": number / 7, **curves}
 
 
 def reference(sweep):
     """The whole table, computed here without store or driver, in grid order."""
-    return store.table([row(cell) for cell in sweep.cells()], RECORDS)
+    return schema.table([row(cell) for cell in sweep.cells()], RECORDS)
 
 
 def more(sweep, **changes):

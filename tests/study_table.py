@@ -9,7 +9,8 @@ import math
 
 import numpy as np
 
-from dlnjax.sweep import store
+from dlnjax.sweep import plan, store
+from dlnjax.sweep.store import schema
 
 RECORDS = 128
 _LEAST, _Q = 0.16, 0.64
@@ -96,12 +97,12 @@ def data_study(depths=(2, 8, 64), widths=(5, 10, 32)):
 
 def table(rows, records=RECORDS):
     """The rows as the store's table."""
-    return store.table(rows, records)
+    return schema.table(rows, records)
 
 
 def write(out, rows, records=RECORDS):
     """The rows as a folder that ``analysis.write`` reads."""
-    store.write(out, store.shard_name([row["cell"] for row in rows]), table(rows, records))
+    store.write(out, plan.shard_name([row["cell"] for row in rows]), table(rows, records))
     return out
 
 

@@ -7,7 +7,7 @@ from spec_cases import lines
 
 from dlnjax import sweep as sweeps
 from dlnjax.analysis import claims, figures, tables
-from dlnjax.sweep import data, spec
+from dlnjax.sweep.config import datasets, loading
 
 COUNT, CLASSES = 60, 4
 
@@ -31,7 +31,7 @@ VALUES = {
 
 
 def grid(path, **changes):
-    return spec.grid(**{**VALUES, "path": path, **changes})
+    return loading.grid(**{**VALUES, "path": path, **changes})
 
 
 def split(x, labels):
@@ -55,15 +55,15 @@ def share(product, x, labels):
 
 def test_the_split_is_fixed_and_disjoint(samples):
     path, x, labels = samples
-    (kept, _), (held, y) = data.parts(grid(path).problem)
+    (kept, _), (held, y) = datasets.parts(grid(path).problem)
     (mine, _), (others, told) = split(x, labels)
     np.testing.assert_array_equal(kept.T, mine)
     np.testing.assert_array_equal(held.T, others)
     np.testing.assert_array_equal(y.argmax(axis=0), told)
-    (every, _), none = data.parts(grid(path, held_out=0.0).problem)
+    (every, _), none = datasets.parts(grid(path, held_out=0.0).problem)
     assert every.shape == (6, COUNT)
     assert none is None
-    (few, _), (one, _) = data.parts(grid(path, held_out=1e-6).problem)
+    (few, _), (one, _) = datasets.parts(grid(path, held_out=1e-6).problem)
     assert (few.shape[1], one.shape[1]) == (COUNT - 1, 1)
 
 
@@ -114,7 +114,7 @@ def test_accuracies_are_those_of_the_closed_form(samples, tmp_path, more):
     ids=["one", "negative", "activation", "batch"],
 )  # fmt: skip
 def test_mistakes(samples, more, told):
-    with pytest.raises(spec.SpecError, match=told.replace(".", r"\.")):
+    with pytest.raises(loading.SpecError, match=told.replace(".", r"\.")):
         grid(samples[0], **more)
 
 
@@ -127,7 +127,7 @@ def test_accuracy_needs_labels(samples, tmp_path):
 
 def test_a_key_that_is_not_given_changes_no_name(samples):
     values = {name: value for name, value in VALUES.items() if name != "held_out"}
-    plain = spec.grid(path=samples[0], **values)
+    plain = loading.grid(path=samples[0], **values)
     assert plain.hash() == grid(samples[0], held_out=0.0).hash() != grid(samples[0]).hash()
 
 

@@ -5,7 +5,7 @@ import study_table as st
 
 from dlnjax import analysis
 from dlnjax.analysis import claims, figures, tables
-from dlnjax.sweep import keys, spec
+from dlnjax.sweep.config import loading, options
 
 RAW = {
     "kind": "teacher", "input_dim": 8, "output_dim": 8, "singular_values": [1.0, 0.5], "study": "demo",
@@ -18,27 +18,27 @@ def of(name, *cells):
 
 
 def test_words_of_a_config_are_those_of_the_tables():
-    assert set(keys.CLAIMS) == set(claims.CLAIMS)
-    assert claims.GENERAL == keys.GENERAL_CLAIMS
-    assert set(keys.FIGURES) == set(figures.STUDY)
-    assert figures.GENERAL == keys.GENERAL_FIGURES
+    assert set(options.CLAIMS) == set(claims.CLAIMS)
+    assert claims.GENERAL == options.GENERAL_CLAIMS
+    assert set(options.FIGURES) == set(figures.STUDY)
+    assert figures.GENERAL == options.GENERAL_FIGURES
 
 
 def test_what_is_claimed_and_drawn_changes_no_result(tmp_path):
-    plain = spec.grid(**RAW)
-    chosen = spec.grid(**RAW, claims=["edge", "predicted"], figures=[])
+    plain = loading.grid(**RAW)
+    chosen = loading.grid(**RAW, claims=["edge", "predicted"], figures=[])
     assert chosen.hash() == plain.hash()
     assert [chosen.key(c) for c in chosen.cells()] == [plain.key(c) for c in plain.cells()]
     assert (chosen.claims, chosen.figures) == (("edge", "predicted"), ())
     path = tmp_path / "c.toml"
     path.write_text(chosen.to_toml())
-    assert spec.load(path) == chosen
+    assert loading.load(path) == chosen
     assert "claims" not in plain.to_toml()
 
 
 def test_mistakes_in_words_are_told():
-    with pytest.raises(spec.SpecError) as caught:
-        spec.grid(**RAW, claims=["edges"], figures=3)
+    with pytest.raises(loading.SpecError) as caught:
+        loading.grid(**RAW, claims=["edges"], figures=3)
     assert 'claims: "edges" is not known; did you mean "edge"?' in str(caught.value)
     assert "figures: 3 is not a list; give a list of some of error_curves" in str(caught.value)
     with pytest.raises(ValueError, match="claim 'none' is not known; there are: converged"):

@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 import pytest
 import study_table as st
 
-from dlnjax.analysis import _page, figures, report
+from dlnjax.analysis import figures, report
+from dlnjax.analysis.report import page as layout
 
 CONFIG = 'study = "depth_rate"\nquestion = "Is 1 < 2 & <b>so</b> on?"\n[record]\ntolerance = 1e-8\n'
 
@@ -146,16 +147,16 @@ def test_curves_are_interactive_where_plotly_is(installed, format, wanted, tmp_p
         report, "find_spec", lambda name: object() if installed and name == "plotly" else None
     )
     monkeypatch.setattr(report, "gather", lambda out, *, interactive: asked.append(interactive))
-    monkeypatch.setattr(_page, "html", lambda found: "")
-    monkeypatch.setattr(_page, "markdown", lambda found: "")
+    monkeypatch.setattr(layout, "html", lambda found: "")
+    monkeypatch.setattr(layout, "markdown", lambda found: "")
     report.write(tmp_path, format)
     assert asked == [wanted]
 
 
 def test_signs_and_lists_are_set_as_one_writes_them():
-    assert _page._words("-1 +- 0.02, N = 2..8") == "\u22121 \u00b1 0.02, N\u00a0=\u00a02..8"
+    assert layout._words("-1 +- 0.02, N = 2..8") == "\u22121 \u00b1 0.02, N\u00a0=\u00a02..8"
     assert (
-        _page._words("1 - factor; a-1; --out; 2e-09; -") == "1\u00a0\u2212\u00a0factor; a-1; --out; 2e-09; -"
+        layout._words("1 - factor; a-1; --out; 2e-09; -") == "1\u00a0\u2212\u00a0factor; a-1; --out; 2e-09; -"
     )
     assert report._short(["2 x cpu", "1 x gpu"]) == "2 x cpu, 1 x gpu"
     assert report._short([1, 2]) == "[1, 2]"

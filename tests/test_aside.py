@@ -7,29 +7,32 @@ import threading
 import pytest
 import standin
 
-from dlnjax.sweep import aside, compiling, drive, store, task
+from dlnjax.sweep import store
+from dlnjax.sweep.compute import compilation
+from dlnjax.sweep.driver import run as driver
+from dlnjax.sweep.driver import task
 
 
 @pytest.fixture
 def usual():
     before = sys.getswitchinterval()
-    assert before > aside.AT_ONCE
+    assert before > compilation.AT_ONCE
     yield pytest.approx(before)
     assert sys.getswitchinterval() == pytest.approx(before)
 
 
 def test_the_interval_is_short_while_any_thread_is_aside(usual):
-    first, second = aside.giving_way(), aside.giving_way()
+    first, second = compilation.giving_way(), compilation.giving_way()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
-    assert sys.getswitchinterval() == pytest.approx(aside.AT_ONCE)
+    assert sys.getswitchinterval() == pytest.approx(compilation.AT_ONCE)
     second.__exit__(None, None, None)
     assert sys.getswitchinterval() == usual
 
 
 def test_what_fails_aside_leaves_the_interval_as_it_was(usual):
-    with pytest.raises(ValueError, match="no program"), aside.giving_way():
+    with pytest.raises(ValueError, match="no program"), compilation.giving_way():
         raise ValueError("no program")
 
 
@@ -39,15 +42,15 @@ def test_programs_are_made_and_shards_are_kept_aside(usual, tmp_path, monkeypatc
     def note(what):
         seen[what] = (sys.getswitchinterval(), threading.current_thread().name.rsplit("_", 1)[0])
 
-    making = compiling.Making(("aside", object()), lambda: note("made"))
-    compiling.begin(making)
-    assert compiling.settle(making) is None
+    making = compilation.Making(("aside", object()), lambda: note("made"))
+    compilation.begin(making)
+    assert compilation.settle(making) is None
     kept = task.keep
     monkeypatch.setattr(task, "keep", lambda *arguments: note("kept") or kept(*arguments))
-    outcome = drive.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work)
+    outcome = driver.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work)
     assert outcome.complete
     assert outcome.ran > 1
-    interval = pytest.approx(aside.AT_ONCE)
+    interval = pytest.approx(compilation.AT_ONCE)
     assert seen == {"made": (interval, "dlnjax-compile"), "kept": (interval, "dlnjax-write")}
 
 
@@ -65,15 +68,15 @@ def test_a_file_is_written_while_the_next_shard_is_computed(tmp_path, monkeypatc
         return standin.work(sweep, shard, room)
 
     monkeypatch.setattr(task, "keep", patient)
-    outcome = drive.run(standin.Sweep(), tmp_path, planner=standin.planner, work=work)
+    outcome = driver.run(standin.Sweep(), tmp_path, planner=standin.planner, work=work)
     assert outcome.complete
     assert outcome.ran == len(computed) == len(set(computed)) > 2
 
 
 def test_a_long_shard_is_told_of_before_the_next_one_begins(tmp_path, monkeypatch):
     """Where shards take minutes, what is done shows at once, and a disk that is full costs no further shard."""
-    monkeypatch.setattr(drive, "_LONG", 0.0)
-    monkeypatch.setattr(drive, "_SOON", 1e6)
+    monkeypatch.setattr(driver, "_LONG", 0.0)
+    monkeypatch.setattr(driver, "_SOON", 1e6)
     happened = []
 
     def work(sweep, shard, room):
@@ -84,7 +87,9 @@ def test_a_long_shard_is_told_of_before_the_next_one_begins(tmp_path, monkeypatc
         if name == "shard":
             happened.append(("told", facts["shard"]))
 
-    outcome = drive.run(standin.Sweep(), tmp_path / "long", planner=standin.planner, work=work, listen=listen)
+    outcome = driver.run(
+        standin.Sweep(), tmp_path / "long", planner=standin.planner, work=work, listen=listen
+    )
     names = [name for what, name in happened if what == "computed"]
     assert len(names) == outcome.shards > 2
     assert happened == [(what, name) for name in names for what in ("computed", "told")]
@@ -95,7 +100,7 @@ def test_a_long_shard_is_told_of_before_the_next_one_begins(tmp_path, monkeypatc
     happened.clear()
     monkeypatch.setattr(task, "keep", full)
     with pytest.raises(OSError, match="no space left"):
-        drive.run(standin.Sweep(), tmp_path / "full", planner=standin.planner, work=work)
+        driver.run(standin.Sweep(), tmp_path / "full", planner=standin.planner, work=work)
     assert len(happened) == 1
 
 
@@ -115,9 +120,9 @@ def test_an_interrupt_waits_for_the_file_at_hand_and_gives_the_claims_back(tmp_p
 
     monkeypatch.setattr(task, "keep", late)
     with pytest.raises(KeyboardInterrupt):
-        drive.run(standin.Sweep(), tmp_path, planner=standin.planner, work=work)
+        driver.run(standin.Sweep(), tmp_path, planner=standin.planner, work=work)
     assert store.done(tmp_path) == {computed[0]}
-    outcome = drive.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work, share=False)
+    outcome = driver.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work, share=False)
     assert outcome.complete
     assert outcome.ran == outcome.shards - 1
 
@@ -132,13 +137,13 @@ def test_a_file_that_cannot_be_written_ends_the_run_and_other_errors_only_their_
         return kept(out, name, computed)
 
     monkeypatch.setattr(task, "keep", lambda *a: failing(ValueError("a column too many"), *a))
-    outcome = drive.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work)
+    outcome = driver.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work)
     assert list(outcome.failed) == tried[:1]
     assert "a column too many" in outcome.failed[tried[0]]
     assert outcome.done == outcome.shards - 1
     tried.clear()
     monkeypatch.setattr(task, "keep", lambda *a: failing(OSError(errno.ENOSPC, "no space left"), *a))
     with pytest.raises(OSError, match="no space left"):
-        drive.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work)
+        driver.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work)
     monkeypatch.setattr(task, "keep", kept)
-    assert drive.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work).complete
+    assert driver.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work).complete

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from dlnjax.bench import cells
-from dlnjax.sweep import spec
+from dlnjax.sweep.config import loading
 
 TOLD = {
     "cells": 144 * cells.SEEDS,
@@ -102,6 +102,6 @@ def test_numbers_that_cannot_be_compared_are_refused_before_anything_runs(monkey
 
 
 def test_the_grids_are_the_ones_they_are_said_to_be():
-    grid, many = (spec.grid(**keys).cells() for keys in (cells.grid("layers", 2), cells.many(2)))
+    grid, many = (loading.grid(**keys).cells() for keys in (cells.grid("layers", 2), cells.many(2)))
     assert (len(grid), len(many)) == (288, 200)
     assert len({(cell.width, cell.depth, cell.step) for cell in grid}) == 3 * 6 * 8

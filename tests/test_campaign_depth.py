@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dlnjax.theory.campaign import accelerated
-from dlnjax.theory.campaign.accelerated import momentum_depth
+from dlnjax.campaigns.checks import accelerated
+from dlnjax.campaigns.checks.accelerated import momentum_depth
 
 
 @pytest.mark.parametrize("depth", [2, 64])

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 from cli_cases import call
 
-from dlnjax.analysis import campaigns as analysis
-from dlnjax.sweep import campaign, devices, keys, manifest, spec
-from dlnjax.theory.campaign import CAMPAIGNS, PARTS, Finding
+from dlnjax.campaigns import claims as analysis
+from dlnjax.campaigns import config
+from dlnjax.campaigns.checks import CAMPAIGNS, PARTS, Finding
+from dlnjax.sweep.compute import devices
+from dlnjax.sweep.config import loading
+from dlnjax.sweep.store import manifest
 
 ROOT = Path(__file__).parents[1]
 GAUGE = 'study = "g"\ncampaign = "gauge"\ninstances = 5\nrestarts = 2\nstep_instances = 3\nsteps = 2\n'
@@ -36,30 +39,30 @@ def test_every_config_loads_and_names_its_command(path):
     assert "Expected:" in head
     assert all(line.startswith("#") for line in head.splitlines())
     assert tomllib.loads(text)["study"] == path.stem
-    if campaign.is_campaign(path):
-        assert campaign.load(path).study == path.stem
+    if config.is_campaign(path):
+        assert config.load(path).study == path.stem
     else:
-        assert spec.load(path).cells()
+        assert loading.load(path).cells()
 
 
 def test_keys_are_the_arguments_of_the_parts():
-    assert set(keys.CAMPAIGNS) == set(CAMPAIGNS)
+    assert set(config.CAMPAIGNS) == set(CAMPAIGNS)
     for name, parts in CAMPAIGNS.items():
         named = {key for names in parts.values() for key in names.values()}
-        assert named | {"seed"} == set(keys.CAMPAIGNS[name])
+        assert named | {"seed"} == set(config.CAMPAIGNS[name])
         for part, names in parts.items():
             arguments = PARTS[part].__code__.co_varnames[: PARTS[part].__code__.co_argcount]
             assert {*names, "seed"} <= set(arguments)
 
 
 def test_a_config_is_its_own_toml(tmp_path):
-    made = campaign.load(written(tmp_path, GAUGE), ["seed=7"])
+    made = config.load(written(tmp_path, GAUGE), ["seed=7"])
     assert dict(made.settings) == {"seed": 7, "instances": 5, "restarts": 2, "step_instances": 3, "steps": 2}
-    again = campaign.load(written(tmp_path, made.to_toml(), "again.toml"))
+    again = config.load(written(tmp_path, made.to_toml(), "again.toml"))
     assert again == made
     assert again.hash() == made.hash()
-    assert campaign.load(written(tmp_path, GAUGE)).hash() != made.hash()
-    renamed = campaign.load(written(tmp_path, 'question = "why"\n' + GAUGE), ["seed=7"])
+    assert config.load(written(tmp_path, GAUGE)).hash() != made.hash()
+    renamed = config.load(written(tmp_path, 'question = "why"\n' + GAUGE), ["seed=7"])
     assert renamed.hash() == made.hash()
 
 
@@ -87,8 +90,8 @@ def test_mistakes_are_told_in_a_line_and_nothing_is_written(tmp_path, text, told
 
 
 def test_all_mistakes_come_at_once(tmp_path):
-    with pytest.raises(spec.SpecError) as caught:
-        campaign.load(written(tmp_path, GAUGE.replace("= 5", "= 0")), ["steps=x", "restarts", "seed=-1"])
+    with pytest.raises(loading.SpecError) as caught:
+        config.load(written(tmp_path, GAUGE.replace("= 5", "= 0")), ["steps=x", "restarts", "seed=-1"])
     lines = caught.value.lines
     assert len(lines) == 4
     assert any("with --set steps=x: steps: " in line for line in lines)
@@ -96,8 +99,8 @@ def test_all_mistakes_come_at_once(tmp_path):
 
 
 def test_a_sweep_is_not_a_campaign(tmp_path):
-    with pytest.raises(spec.SpecError, match="is a campaign's, not a sweep's"):
-        spec.load(written(tmp_path, GAUGE))
+    with pytest.raises(loading.SpecError, match="is a campaign's, not a sweep's"):
+        loading.load(written(tmp_path, GAUGE))
     for option in (["--workers", "2"], ["--extend"], ["--json-events", tmp_path / "e"]):
         code, _, err = call("run", written(tmp_path, GAUGE), "--out", tmp_path / "out", *option)
         assert code == 2
@@ -120,7 +123,7 @@ def test_a_run_keeps_its_rows_claims_and_figure(tmp_path):
     assert facts["campaign"] == "gauge"
     assert facts["parts"]["search"]["instances"] == 5
     assert {"jax", "numpy", "python"} <= facts["versions"].keys()
-    assert facts["config_hash"] == campaign.load(out / "config.toml").hash()
+    assert facts["config_hash"] == config.load(out / "config.toml").hash()
     with (out / "claims.csv").open() as file:
         assert {row["verdict"] for row in csv.DictReader(file)} == {"holds"}
     first = (out / "summary.csv").read_bytes()
@@ -162,7 +165,7 @@ def test_dry_run_writes_nothing(tmp_path):
 def test_committed_results_are_what_the_config_says(name):
     out = ROOT / "results" / name
     rows, facts = analysis.read(out)
-    assert facts["config_hash"] == campaign.load(ROOT / "configs" / f"{name}.toml").hash()
+    assert facts["config_hash"] == config.load(ROOT / "configs" / f"{name}.toml").hash()
     assert all(claim.verdict == "holds" for claim in analysis.check(rows, facts))
     for part, counts in facts["parts"].items():
         here = [row for row in rows if row["part"] == part]

@@ -8,7 +8,11 @@ import pytest
 
 from dlnjax import network
 from dlnjax import sweep as sweeps
-from dlnjax.sweep import blocks, checkpoint, chunks, drive, execute, plan, spec, store, verify
+from dlnjax.sweep import plan, store
+from dlnjax.sweep.compute import batching, execute, loop
+from dlnjax.sweep.config import loading
+from dlnjax.sweep.driver import run as driver
+from dlnjax.sweep.store import checkpoints, schema, verify
 
 BASE = {
     "study": "pieces",
@@ -28,7 +32,7 @@ BASE = {
 
 
 def made(**keys):
-    sweep = spec.grid(**{**BASE, **keys})
+    sweep = loading.grid(**{**BASE, **keys})
     (shard,) = plan.shards(sweep)
     return sweep, shard
 
@@ -40,7 +44,7 @@ def compared(table):
 @pytest.fixture(params=["layers", "reduced"])
 def piece(request, monkeypatch):
     """A sweep of one shard, in pieces of a few records each."""
-    monkeypatch.setattr(chunks, "_length", lambda pace, records: 9)
+    monkeypatch.setattr(loop, "_length", lambda pace, records: 9)
     return made(engine=request.param)
 
 
@@ -49,14 +53,14 @@ def test_pieces_make_the_same_bits_and_one_program(piece, monkeypatch):
     sweep, shard = piece
     in_pieces = execute.shard(sweep, shard)
     before = execute.compilations()
-    monkeypatch.setattr(chunks, "_length", lambda pace, records: records)
+    monkeypatch.setattr(loop, "_length", lambda pace, records: records)
     whole = execute.shard(sweep, shard)
     assert compared(in_pieces) == compared(whole)
     assert execute.compilations() == before
     assert set(whole["status"].to_pylist()) == {"converged"}
 
 
-class Stops(checkpoint.Room):
+class Stops(checkpoints.Room):
     """A room whose process ends behind the third checkpoint."""
 
     def save(self, state):
@@ -71,11 +75,11 @@ def test_a_killed_shard_resumes_inside_with_the_same_bits(piece, tmp_path, monke
     calm = execute.shard(sweep, shard)
     with pytest.raises(KeyboardInterrupt):
         execute.shard(sweep, shard, Stops(tmp_path, shard.name, every=0))
-    room = checkpoint.Room(tmp_path, shard.name)
+    room = checkpoints.Room(tmp_path, shard.name)
     assert int(room.load()["done"]) == 27
     ran = []
-    call = chunks.np.int32
-    monkeypatch.setattr(chunks.np, "int32", lambda n: ran.append(int(n)) or call(n))
+    call = loop.np.int32
+    monkeypatch.setattr(loop.np, "int32", lambda n: ran.append(int(n)) or call(n))
     assert compared(execute.shard(sweep, shard, room)) == compared(calm)
     assert ran[0] == 27
 
@@ -86,7 +90,7 @@ def test_a_checkpoint_of_another_run_is_not_used(piece, tmp_path, spoil):
     calm = execute.shard(sweep, shard)
     with pytest.raises(KeyboardInterrupt):
         execute.shard(sweep, shard, Stops(tmp_path, shard.name, every=0))
-    room = checkpoint.Room(tmp_path, shard.name)
+    room = checkpoints.Room(tmp_path, shard.name)
     state = room.load()
     if spoil == "interval":
         state["interval"] = state["interval"] + 1
@@ -103,8 +107,8 @@ def test_a_checkpoint_of_another_run_is_not_used(piece, tmp_path, spoil):
 def test_ctrl_c_keeps_what_is_done(piece, tmp_path, monkeypatch, behind):
     sweep, shard = piece
     calm = execute.shard(sweep, shard)
-    monkeypatch.setattr(chunks, "_WORTH_KEEPING", 0.0)
-    count, ready = 0, chunks.jax.block_until_ready
+    monkeypatch.setattr(loop, "_WORTH_KEEPING", 0.0)
+    count, ready = 0, loop.jax.block_until_ready
 
     def interrupted(value):
         nonlocal count
@@ -116,10 +120,10 @@ def test_ctrl_c_keeps_what_is_done(piece, tmp_path, monkeypatch, behind):
         return ready(value)
 
     with monkeypatch.context() as patch:
-        patch.setattr(chunks.jax, "block_until_ready", interrupted)
+        patch.setattr(loop.jax, "block_until_ready", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            execute.shard(sweep, shard, checkpoint.Room(tmp_path, shard.name))
-    room = checkpoint.Room(tmp_path, shard.name)
+            execute.shard(sweep, shard, checkpoints.Room(tmp_path, shard.name))
+    room = checkpoints.Room(tmp_path, shard.name)
     assert int(room.load()["done"]) == 36
     assert compared(execute.shard(sweep, shard, room)) == compared(calm)
 
@@ -129,16 +133,16 @@ def test_the_driver_forgets_a_checkpoint_when_the_shard_is_stored(piece, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         execute.shard(sweep, shard, Stops(tmp_path, shard.name, every=0))
     assert list(tmp_path.rglob("*.npz"))
-    assert drive.run(sweep, tmp_path).complete
+    assert driver.run(sweep, tmp_path).complete
     assert not list(tmp_path.rglob("*.npz"))
 
 
 def test_pieces_follow_the_pace():
-    assert chunks._length(0, 256) == 8
-    assert chunks._length(0, 20) == 1
-    assert chunks._length(10.0, 256) == 1
-    assert chunks._length(0.01, 256) == 100
-    assert chunks._length(1e-9, 256) == 256
+    assert loop._length(0, 256) == 8
+    assert loop._length(0, 20) == 1
+    assert loop._length(10.0, 256) == 1
+    assert loop._length(0.01, 256) == 100
+    assert loop._length(1e-9, 256) == 256
 
 
 @pytest.mark.slow
@@ -152,10 +156,10 @@ def test_pieces_follow_the_pace():
     ],
 )
 def test_kept_weights_are_the_trained_ones(tmp_path, keys, shapes):
-    sweep = spec.grid(**{**BASE, **keys, "keep_params": True})
-    assert drive.run(sweep, tmp_path).complete
+    sweep = loading.grid(**{**BASE, **keys, "keep_params": True})
+    assert driver.run(sweep, tmp_path).complete
     rows = sweeps.read(tmp_path)
-    assert not [name for name in rows.column_names if name.startswith(store.PARAMS)]
+    assert not [name for name in rows.column_names if name.startswith(schema.PARAMS)]
     products = []
     for cell, row in zip(sweep.cells(), rows.to_pylist(), strict=True):
         found = sweeps.params(tmp_path, cell)
@@ -174,7 +178,7 @@ def test_kept_weights_are_the_trained_ones(tmp_path, keys, shapes):
 
 def test_weights_that_are_not_there(tmp_path):
     sweep, shard = made(engine="reduced")
-    drive.run(sweep, tmp_path)
+    driver.run(sweep, tmp_path)
     with pytest.raises(ValueError, match="keep_params = true before the first run"):
         sweeps.params(tmp_path, sweep.cells()[0])
     with pytest.raises(KeyError, match="is not one of the 2"):
@@ -193,7 +197,7 @@ def test_keep_params_names_no_cell_but_the_config():
     assert "keep_params" not in plain.to_toml()
     assert "keep_params = true" in keeping.to_toml()
     for value in (1, "yes", [True]):
-        with pytest.raises(spec.SpecError, match=r"keep_params: .*give true or false"):
+        with pytest.raises(loading.SpecError, match=r"keep_params: .*give true or false"):
             made(engine="reduced", keep_params=value)
 
 
@@ -203,9 +207,9 @@ def test_keep_params_names_no_cell_but_the_config():
 )
 def uneven(request, monkeypatch):
     """Cells of very different length, mixed, in blocks of two: a program of its own, in pieces of some records."""
-    monkeypatch.setitem(blocks.CELLS, 0, 2)
+    monkeypatch.setitem(batching.CELLS, 0, 2)
     monkeypatch.setattr(execute, "_programs", {})
-    monkeypatch.setattr(chunks, "_length", lambda pace, records: 16)
+    monkeypatch.setattr(loop, "_length", lambda pace, records: 16)
     sweep, shard = made(**request.param, step=[0.04, 0.2, 0.5], seed=[0, 1, 3], depth_of_fit=1e-11)
     return sweep, replace(shard, cells=tuple(np.array(shard.cells, object)[[0, 6, 3, 1, 7, 4, 2, 8, 5]]))
 
@@ -216,7 +220,7 @@ def test_finished_cells_are_not_waited_for(uneven, monkeypatch):
     found = execute.shard(sweep, shard)
     assert int(found.schema.metadata[b"packed"]) >= 1
     monkeypatch.setattr(execute, "_programs", {})
-    monkeypatch.setattr(chunks, "finished", lambda goal, distance, monitor: distance < 0)
+    monkeypatch.setattr(loop, "finished", lambda goal, distance, monitor: distance < 0)
     whole = execute.shard(sweep, shard)
     assert int(whole.schema.metadata[b"packed"]) == 0
     found, whole = found.to_pylist(), whole.to_pylist()
@@ -239,7 +243,7 @@ def test_a_killed_shard_of_packed_cells_resumes_in_its_first_order(uneven, tmp_p
     calm = compared(execute.shard(sweep, shard))
     with pytest.raises(KeyboardInterrupt):
         execute.shard(sweep, shard, Stops(tmp_path, shard.name, every=0))
-    again = compared(execute.shard(sweep, shard, checkpoint.Room(tmp_path, shard.name)))
+    again = compared(execute.shard(sweep, shard, checkpoints.Room(tmp_path, shard.name)))
     for name, column in calm.items():
         if name.startswith("curve_") or isinstance(column[0], float):
             np.testing.assert_allclose(again[name], column, rtol=1e-9, atol=1e-13)
@@ -248,8 +252,8 @@ def test_a_killed_shard_of_packed_cells_resumes_in_its_first_order(uneven, tmp_p
 
 
 def test_a_cell_that_is_not_a_number_is_finished_and_one_at_rest_is_not_before_it_converged():
-    goal, start = chunks.Goal(1e-3, 1e-6), np.ones(5)
+    goal, start = loop.Goal(1e-3, 1e-6), np.ones(5)
     status = np.array([1, 1, 2, 2, 0])
     monitor = SimpleNamespace(status=status, start_distance=start)
     distance = np.array([1e-5, 1e-7, np.nan, 7.0, 0.0])
-    assert chunks.finished(goal, distance, monitor).tolist() == [False, True, True, False, False]
+    assert loop.finished(goal, distance, monitor).tolist() == [False, True, True, False, False]

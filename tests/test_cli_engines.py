@@ -11,7 +11,9 @@ import pytest
 from cli_cases import call
 
 from dlnjax.cli import parser
-from dlnjax.sweep import engines, store, verify
+from dlnjax.sweep import store
+from dlnjax.sweep.driver import executors
+from dlnjax.sweep.store import verify
 
 pytestmark = pytest.mark.slow
 
@@ -132,6 +134,6 @@ def test_as_many_shards_in_flight_as_dask_can_run(monkeypatch):
             pass
 
     monkeypatch.setitem(sys.modules, "distributed", SimpleNamespace(Client=Client))
-    pool, close = engines.dask("tcp://h:1")
+    pool, close = executors.dask("tcp://h:1")
     assert (pool.slots, pool.pure) == (5, False)
     close()

@@ -7,7 +7,7 @@ from cli_cases import PLACES, RAW, at, calm, refused, written
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlnjax.sweep import keys, spec, toml
+from dlnjax.sweep.config import loading, options, toml, validators
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +20,11 @@ def folder(tmp_path_factory):
 
 def test_the_config_that_is_broken_below_is_fine(folder):
     (folder / "good.toml").write_text(written(RAW))
-    assert len(spec.load(folder / "good.toml").cells()) == 2
+    assert len(loading.load(folder / "good.toml").cells()) == 2
 
 
 WRONG = {
-    keys.Whole: st.one_of(
+    validators.Whole: st.one_of(
         st.booleans(),
         st.floats(),
         st.text(max_size=8),
@@ -32,8 +32,8 @@ WRONG = {
         st.integers(min_value=2**32),
         st.just([]),
     ),
-    keys.Flag: st.one_of(st.integers(), st.floats(), st.text(max_size=8), st.just([])),
-    keys.Real: st.one_of(
+    validators.Flag: st.one_of(st.integers(), st.floats(), st.text(max_size=8), st.just([])),
+    validators.Real: st.one_of(
         st.booleans(),
         st.floats(max_value=0),
         st.just(float("nan")),
@@ -42,9 +42,9 @@ WRONG = {
         st.integers(max_value=0),
         st.just([]),
     ),
-    keys.Word: st.one_of(st.text(max_size=8), st.booleans(), st.integers(), st.floats(), st.just([])),
-    keys.Text: st.one_of(st.text("ABC/. \n\0ä", min_size=1, max_size=8), st.booleans(), st.integers()),
-    keys.Spectrum: st.one_of(
+    validators.Word: st.one_of(st.text(max_size=8), st.booleans(), st.integers(), st.floats(), st.just([])),
+    validators.Text: st.one_of(st.text("ABC/. \n\0ä", min_size=1, max_size=8), st.booleans(), st.integers()),
+    validators.Spectrum: st.one_of(
         st.booleans(),
         st.floats(),
         st.just([]),
@@ -57,10 +57,10 @@ WRONG = {
 
 def checks():
     """(place, key, check) of every key in RAW."""
-    found = [((), name, keys.TOP[name].check) for name in ("study", "precision")]
-    tables = {**keys.PROBLEMS["teacher"], "kind": keys.KIND, **keys.START, **keys.RECORD}
+    found = [((), name, options.TOP[name].check) for name in ("study", "precision")]
+    tables = {**options.PROBLEMS["teacher"], "kind": options.KIND, **options.START, **options.RECORD}
     for place in PLACES:
-        table = keys.GRID if place[0] in ("base", "grid") else tables
+        table = options.GRID if place[0] in ("base", "grid") else tables
         found += [(place, name, table[name].check) for name in at(RAW, place)]
     return found
 
@@ -76,7 +76,7 @@ def test_wrong_values(folder, data):
     lines = refused(folder, written(raw))
     where = ".".join(map(str, (*place, name)))
     shown = toml.show(
-        value[0] if isinstance(check, keys.Spectrum) and isinstance(value, list) and value else value
+        value[0] if isinstance(check, validators.Spectrum) and isinstance(value, list) and value else value
     )
     assert any(f": {where}: " in line and (shown in line or toml.show(value) in line) for line in lines), (
         lines
@@ -95,7 +95,7 @@ def test_misspelt_keys(folder, data):
             [name[:index] + name[index + 1 :], name[:index] + letter + name[index:], name.upper(), f"{name}s"]
         )
     )
-    if typo in {*keys.names(), ""}:
+    if typo in {*options.names(), ""}:
         return
     raw = copy.deepcopy(RAW)
     table = at(raw, place)

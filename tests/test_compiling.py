@@ -5,7 +5,11 @@ import threading
 import jax
 import numpy as np
 
-from dlnjax.sweep import compiling, drive, execute, instance, manifest, memory, plan, spec
+from dlnjax.sweep import plan
+from dlnjax.sweep.compute import compilation, execute, instances, memory
+from dlnjax.sweep.config import loading
+from dlnjax.sweep.driver import run
+from dlnjax.sweep.store import manifest
 
 KEYS = {
     "study": "compiling", "kind": "teacher", "input_dim": 4, "output_dim": 4, "singular_values": [1.0],
@@ -15,51 +19,51 @@ KEYS = {
 
 
 def test_the_next_program_is_compiled_while_one_runs_and_all_are_counted(tmp_path, monkeypatch):
-    sweep, threads, compile_now = spec.grid(**KEYS), [], execute._compile
+    sweep, threads, compile_now = loading.grid(**KEYS), [], execute._compile
 
     def watched(*arguments):
         threads.append(threading.current_thread().name)
         return compile_now(*arguments)
 
     monkeypatch.setattr(execute, "_compile", watched)
-    before = compiling.spent()
-    outcome = drive.run(sweep, tmp_path)
+    before = compilation.spent()
+    outcome = run.run(sweep, tmp_path)
     assert outcome.complete
     assert len(threads) == 2  # a program a width, for both depths
     assert all(name.startswith("dlnjax-compile") for name in threads)
-    spent = compiling.spent()
+    spent = compilation.spent()
     assert outcome.compilations == spent.programs - before.programs >= 4  # what draws the cells, too
     assert 0 < outcome.compile_waited < outcome.work_seconds - outcome.device_seconds
     assert 0 < outcome.device_seconds < outcome.work_seconds < outcome.seconds
     told = manifest.load(tmp_path)["compilations"]
     assert [entry["programs"] for entry in told] == [outcome.compilations]
-    assert drive.run(sweep, tmp_path).compilations == 0  # nothing left to do, nothing said
+    assert run.run(sweep, tmp_path).compilations == 0  # nothing left to do, nothing said
     assert manifest.load(tmp_path)["compilations"] == told
 
 
 def test_the_next_other_program_is_compiled_though_shards_of_this_one_come_first(monkeypatch):
-    sweep, begun = spec.grid(**{**KEYS, "depth": [2, 3, 4]}), []
+    sweep, begun = loading.grid(**{**KEYS, "depth": [2, 3, 4]}), []
     shards = plan.shards(sweep)
     assert [s.program.width for s in shards] == [3, 3, 3, 1, 1, 1]
-    monkeypatch.setattr(compiling, "begin", lambda making: begun.append(making.name))
-    monkeypatch.setattr(compiling, "_pending", {})
+    monkeypatch.setattr(compilation, "begin", lambda making: begun.append(making.name))
+    monkeypatch.setattr(compilation, "_pending", {})
     execute.shard(sweep, shards[0], following=shards[1:])
     widths = [name[4].width for name in begun if name != "tables"]
     assert widths == [3, 1, 1]  # its own that trains, and both of the next
 
 
 def test_what_is_compiled_between_two_sweeps_is_not_counted(tmp_path):
-    drive.run(spec.grid(**{**KEYS, "width": 1}), tmp_path / "first")
+    run.run(loading.grid(**{**KEYS, "width": 1}), tmp_path / "first")
     for size in range(3, 8):
         jax.jit(lambda x: x + 1).lower(np.ones(size)).compile()
-    before = compiling.spent()
-    second = drive.run(spec.grid(**{**KEYS, "width": 1, "seed": [5, 6]}), tmp_path / "second")
+    before = compilation.spent()
+    second = run.run(loading.grid(**{**KEYS, "width": 1, "seed": [5, 6]}), tmp_path / "second")
     assert second.complete
-    assert second.compilations == compiling.spent().programs - before.programs
+    assert second.compilations == compilation.spent().programs - before.programs
 
 
 def test_a_program_that_is_too_large_is_compiled_once_and_then_a_smaller_one(tmp_path, monkeypatch):
-    sweep, compiled = spec.grid(**{**KEYS, "width": 2, "seed": [0, 1, 2, 3], "depth": 2}), []
+    sweep, compiled = loading.grid(**{**KEYS, "width": 2, "seed": [0, 1, 2, 3], "depth": 2}), []
     check = memory.check_program
 
     def too_large(share, program, device):
@@ -70,58 +74,58 @@ def test_a_program_that_is_too_large_is_compiled_once_and_then_a_smaller_one(tmp
 
     monkeypatch.setattr(memory, "check_program", too_large)
     monkeypatch.setattr(memory, "_sizes", {})
-    assert drive.run(sweep, tmp_path).complete
+    assert run.run(sweep, tmp_path).complete
     assert compiled == [4, 2]
 
 
 def test_what_is_wanted_at_once_does_not_queue():
     gate, made = threading.Event(), []
-    busy = compiling.Making("busy", gate.wait)
-    compiling.begin(busy)
-    late = compiling.Making("late", lambda: made.append("late"))
-    compiling.begin_if_free(late)
+    busy = compilation.Making("busy", gate.wait)
+    compilation.begin(busy)
+    late = compilation.Making("late", lambda: made.append("late"))
+    compilation.begin_if_free(late)
     gate.set()
-    assert compiling.settle(busy) is None
-    assert compiling.settle(late) is None
+    assert compilation.settle(busy) is None
+    assert compilation.settle(late) is None
     assert made == []
-    compiling.begin_if_free(late)
-    compiling.settle(late)
+    compilation.begin_if_free(late)
+    compilation.settle(late)
     assert made == ["late"]
 
 
 def test_what_draws_the_cells_is_traced_once(tmp_path, monkeypatch):
     """Here and in the compiling thread, which needs the shapes of what is drawn."""
-    draw, traced = instance._draw, []
-    monkeypatch.setattr(instance, "_draw", lambda *parts: traced.append(parts) or draw(*parts))
-    monkeypatch.setattr(instance, "_traced", {})
-    monkeypatch.setattr(instance, "_programs", {})
+    draw, traced = instances._draw, []
+    monkeypatch.setattr(instances, "_draw", lambda *parts: traced.append(parts) or draw(*parts))
+    monkeypatch.setattr(instances, "_traced", {})
+    monkeypatch.setattr(instances, "_programs", {})
     monkeypatch.setattr(execute, "_programs", {})
-    assert drive.run(spec.grid(**{**KEYS, "depth": [2, 3], "width": 3}), tmp_path).complete
+    assert run.run(loading.grid(**{**KEYS, "depth": [2, 3], "width": 3}), tmp_path).complete
     assert len(traced) == 1
 
 
 def test_brief_programs_draw_the_same_to_rounding_and_a_chosen_level_stays(monkeypatch):
-    sweep = spec.grid(**{**KEYS, "singular_values": [1.0, 0.6], "width": 3, "start": "haar"})
-    lowered = instance._drawing(sweep, sweep.cells()[0], 8).lower()
+    sweep = loading.grid(**{**KEYS, "singular_values": [1.0, 0.6], "width": 3, "start": "haar"})
+    lowered = instances._drawing(sweep, sweep.cells()[0], 8).lower()
     monkeypatch.delenv("XLA_FLAGS")
-    options = compiling.briefly()
+    options = compilation.briefly()
     assert options == {"xla_backend_optimization_level": 1}
     numbers = np.arange(8, dtype=np.uint32), np.full(8, 0.01)
     drawn = [lowered.compile(compiler_options=chosen)(*numbers, None) for chosen in (options, None)]
     for a, b in zip(*(jax.tree.leaves(each[:3]) for each in drawn), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-14)
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=2")
-    assert compiling.briefly() is None
+    assert compilation.briefly() is None
     monkeypatch.delenv("XLA_FLAGS")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert compiling.briefly() is None
+    assert compilation.briefly() is None
 
 
 def test_what_fails_in_the_thread_shows_where_it_is_made_in_earnest():
     def broken():
         raise ValueError("shown later")
 
-    making = compiling.Making("broken", broken)
-    compiling.begin(making)
-    assert str(compiling.settle(making)) == "shown later"
-    assert compiling.settle(compiling.Making("never begun")) is None
+    making = compilation.Making("broken", broken)
+    compilation.begin(making)
+    assert str(compilation.settle(making)) == "shown later"
+    assert compilation.settle(compilation.Making("never begun")) is None

@@ -10,7 +10,7 @@ import pytest
 from cli_cases import call
 
 from dlnjax.cli import complete, parser
-from dlnjax.sweep import keys
+from dlnjax.sweep.config import options
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
         (["run", "--set", "depth=[2]", "wid"], ["width="]),
         (
             ["run", "--set", "optimizer="],
-            [f"optimizer={word}" for word in keys.GRID["optimizer"].check.choices],
+            [f"optimizer={word}" for word in options.GRID["optimizer"].check.choices],
         ),
         (["run", "--set", "record.keep_params=t"], ["record.keep_params=true"]),
         (["run", "--set", "record.rec"], ["record.records="]),
@@ -48,7 +48,7 @@ def test_answers(words, wanted):
 
 def test_every_command_option_and_key_is_answered():
     assert complete.answers([""]) == list(parser.commands(parser.build()))
-    assert complete.answers(["run", "--set", ""]) == [f"{key}=" for key in keys.names()]
+    assert complete.answers(["run", "--set", ""]) == [f"{key}=" for key in options.names()]
     assert "sweep" in complete.answers(["bench", ""])
     for name, command in parser.commands(parser.build()).items():
         if name != "bench":

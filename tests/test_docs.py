@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dlnjax.sweep import keys, store
+from dlnjax.sweep.config import options
+from dlnjax.sweep.store import schema
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +73,7 @@ def test_notebooks_say_what_the_theory_says(pages):
 
 def test_every_key_is_described(pages):
     page = words(pages["reference/config"])
-    for name in [*keys.names(), *(key for table in keys.CAMPAIGNS.values() for key in table)]:
+    for name in [*options.names(), *(key for table in options.CAMPAIGNS.values() for key in table)]:
         assert re.search(rf"\b{name}\b", page), name
     assert "integers from 2 to 1000000" in page
     assert "<!-- generated" not in "".join(pages.values())
@@ -81,17 +82,17 @@ def test_every_key_is_described(pages):
 def test_meanings_and_keys_are_the_same_set():
     """The build stops where they differ; this says which, at once."""
     meanings = tomllib.loads((DOCS / "reference" / "meanings.toml").read_text())
-    assert set(meanings["top"]) == set(keys.TOP)
+    assert set(meanings["top"]) == set(options.TOP)
     assert {k: set(v) for k, v in meanings["problem"].items()} == {
-        k: set(v) for k, v in keys.PROBLEMS.items() if v
+        k: set(v) for k, v in options.PROBLEMS.items() if v
     }
     assert [set(meanings[n]) for n in ("start", "record", "grid")] == [
-        set(table) for table in (keys.START, keys.RECORD, keys.GRID)
+        set(table) for table in (options.START, options.RECORD, options.GRID)
     ]
 
 
 def test_columns_commands_and_public_names_are_listed(pages):
-    assert all(name in words(pages["reference/store"]) for name in store.schema(128).names)
+    assert all(name in words(pages["reference/store"]) for name in schema.arrow_schema(128).names)
     assert "--dry-run" in words(pages["reference/command"])
     for page, name in {
         "training": "dlnjax.optim.rgd", "networks": "dlnjax.network.end_to_end",

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from dlnjax.cli import template
-from dlnjax.sweep import spec
+from dlnjax.sweep.config import loading
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +68,7 @@ SBATCH = """#!/bin/sh
 
 
 #: The study of ``configs/depth_rate.toml``, shortened.
-SHORT = spec.grid(
+SHORT = loading.grid(
     study="depth_rate", kind="teacher", input_dim=4, output_dim=4, singular_values=[1.0, 0.5], width=2, depth=[2, 4],
     seed=[0], start="haar", step_rule="optimal", step=0.9, engine="reduced", max_steps=500,
 )  # fmt: skip
@@ -173,7 +173,7 @@ def configured(place, text):
         )
     path = place / "printed.toml"
     path.write_text(text)
-    assert len(spec.load(path).cells()) > 10
+    assert len(loading.load(path).cells()) > 10
 
 
 def test_no_block_is_overlooked():

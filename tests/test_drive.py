@@ -15,13 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 import standin
 
-from dlnjax.sweep import claims, drive, engines, manifest, progress, store
+from dlnjax.sweep import store
+from dlnjax.sweep.driver import executors, progress
+from dlnjax.sweep.driver import run as driver
+from dlnjax.sweep.store import leases, manifest
 
 HERE = os.path.dirname(__file__)
 
 
 def run(sweep, out, **options):
-    return drive.run(sweep, out, planner=standin.planner, work=options.pop("work", standin.work), **options)
+    return driver.run(sweep, out, planner=standin.planner, work=options.pop("work", standin.work), **options)
 
 
 def launch(out, *, depths=30, delay=0.05):
@@ -49,7 +52,7 @@ def until(condition, seconds=20):
 
 def clean(out):
     """Nothing of a runner is left."""
-    return not [p for p in out.rglob("*") if p.suffix in {".tmp", ".beat"}] and not claims.held(out)
+    return not [p for p in out.rglob("*") if p.suffix in {".tmp", ".beat"}] and not leases.held(out)
 
 
 def test_no_plan_is_made_twice_in_a_row(tmp_path):
@@ -62,7 +65,7 @@ def test_no_plan_is_made_twice_in_a_row(tmp_path):
     def run(**options):
         asked.clear()
         sweep = standin.Sweep(depths=options.pop("depths", (2, 4)))
-        return drive.run(sweep, tmp_path, planner=planner, work=standin.work, **options)
+        return driver.run(sweep, tmp_path, planner=planner, work=standin.work, **options)
 
     assert run().ran == 3
     assert asked == [6]  # for the manifest and to begin
@@ -84,7 +87,9 @@ def test_run_then_run_again(tmp_path):
 
 
 def test_the_driver_imports_no_jax():
-    code = "import sys, dlnjax.sweep.drive, dlnjax.sweep.engines; sys.exit('jax' in sys.modules)"
+    code = (
+        "import sys, dlnjax.sweep.driver.run, dlnjax.sweep.driver.executors; sys.exit('jax' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -139,7 +144,7 @@ def test_a_raising_shard_is_named_and_the_others_go_on(tmp_path):
 def test_workers_are_rebuilt(tmp_path, trouble, timeout):
     sweep = standin.Sweep(depths=(2, 4, 6), trouble=trouble)
     text = io.StringIO()
-    with engines.Workers(2, timeout=timeout) as pool:
+    with executors.Workers(2, timeout=timeout) as pool:
         outcome = run(sweep, tmp_path, executor=pool, listen=progress.choose("json", text))
     events = [json.loads(line) for line in text.getvalue().splitlines()]
     assert [e["event"] for e in events].count("retry") == 1
@@ -148,7 +153,7 @@ def test_workers_are_rebuilt(tmp_path, trouble, timeout):
 
 
 def test_a_shard_that_kills_every_worker_is_given_up(tmp_path):
-    with engines.Workers(1) as pool:
+    with executors.Workers(1) as pool:
         outcome = run(standin.Sweep(trouble="die"), tmp_path, executor=pool)
     assert outcome.done == 2
     assert list(outcome.failed.values()) == ["its process ended with exit code 9, 3 times"]
@@ -167,7 +172,7 @@ def test_a_worker_outlives_no_driver(tmp_path):
     worker = int(driver.stdout.readline())
     driver.kill()
     driver.communicate()
-    until(lambda: not claims._started(str(worker)))
+    until(lambda: not leases._started(str(worker)))
 
 
 def test_two_runners_share(tmp_path):
@@ -181,7 +186,7 @@ def test_two_runners_share(tmp_path):
 
 def test_a_dead_runners_shard_is_taken_over_at_once(tmp_path):
     victim = launch(tmp_path, delay=0.2)
-    until(lambda: len(store.done(tmp_path)) >= 2 and claims.held(tmp_path))
+    until(lambda: len(store.done(tmp_path)) >= 2 and leases.held(tmp_path))
     victim.kill()
     victim.communicate()
     begin = time.monotonic()
@@ -207,8 +212,8 @@ def test_signals_keep_what_is_complete(tmp_path, number, code):
 
 def test_a_silent_runner_elsewhere_is_given_its_lease(tmp_path, monkeypatch):
     clock = [1e9]
-    monkeypatch.setattr(claims.time, "monotonic", lambda: clock[0])
-    with claims.Runner(tmp_path, lease=30, beat=1000) as here:
+    monkeypatch.setattr(leases.time, "monotonic", lambda: clock[0])
+    with leases.Runner(tmp_path, lease=30, beat=1000) as here:
         there = here.folder / "feedfeedfeed.beat"
         there.write_text("elsewhere\n1 2\n0")
         (here.folder / f"{'0' * 16}.0").write_text("feedfeedfeed")
@@ -226,7 +231,7 @@ def test_a_silent_runner_elsewhere_is_given_its_lease(tmp_path, monkeypatch):
 @pytest.mark.parametrize("jump", [-1e9, 1e9])
 def test_clock_jumps_change_nothing(tmp_path, monkeypatch, jump):
     """Wall clock and file dates far off in either direction: a live claim stays, a dead one is taken."""
-    with claims.Runner(tmp_path) as one, claims.Runner(tmp_path) as two:
+    with leases.Runner(tmp_path) as one, leases.Runner(tmp_path) as two:
         assert one.claim("a" * 16)
         monkeypatch.setattr(time, "time", lambda: 1.7e9 + jump)
         for file in one.folder.iterdir():
@@ -240,7 +245,7 @@ def test_clock_jumps_change_nothing(tmp_path, monkeypatch, jump):
 def test_only_one_of_many_takes_over(tmp_path):
     (tmp_path / "claims").mkdir()
     (tmp_path / "claims" / f"{'c' * 16}.0").write_text("dead")
-    runners = [claims.Runner(tmp_path) for _ in range(8)]
+    runners = [leases.Runner(tmp_path) for _ in range(8)]
     for runner in runners:
         runner.__enter__()
     with ThreadPoolExecutor(8) as pool:

@@ -11,7 +11,8 @@ import warnings
 import pytest
 import standin
 
-from dlnjax.sweep import drive, engines, launch, store
+from dlnjax.sweep import store
+from dlnjax.sweep.driver import executors, launch, run
 
 HERE = os.path.dirname(__file__)
 RUN = (
@@ -30,11 +31,11 @@ def importable(monkeypatch):
 
 def test_workers_need_a_number():
     with pytest.raises(ValueError, match="workers: 0; give at least 1"):
-        engines.Workers(0)
+        executors.Workers(0)
 
 
 def test_workers_return_and_raise():
-    with engines.Workers(1) as pool:
+    with executors.Workers(1) as pool:
         assert pool.submit(max, 3, 4).result() == 4
         with pytest.raises(ValueError, match="invalid literal"):
             pool.submit(int, "x").result()
@@ -44,17 +45,17 @@ def test_workers_return_and_raise():
 
 
 def test_a_killed_worker_is_replaced():
-    with engines.Workers(1) as pool:
+    with executors.Workers(1) as pool:
         first = pool.submit(os.getpid).result()
         os.kill(first, signal.SIGKILL)
-        with pytest.raises(engines.WorkerDied, match="exit code -9"):
+        with pytest.raises(executors.WorkerDied, match="exit code -9"):
             pool.submit(signal.raise_signal, signal.SIGKILL).result()
         assert pool.submit(os.getpid).result() != first
 
 
 def test_an_exception_ends_the_workers_at_once():
     begin = time.monotonic()
-    pool = engines.Workers(1)
+    pool = executors.Workers(1)
     pool.submit(os.getpid).result()
     tasks = [pool.submit(time.sleep, 60) for _ in range(2)]
     pool.__exit__(KeyboardInterrupt)
@@ -63,9 +64,9 @@ def test_an_exception_ends_the_workers_at_once():
 
 
 def test_the_commands_options_choose():
-    with engines.choose() as pool:
+    with executors.choose() as pool:
         assert pool is None
-    with engines.choose(workers=2, timeout=9) as pool:
+    with executors.choose(workers=2, timeout=9) as pool:
         assert (pool.slots, pool.timeout) == (2, 9)
 
 
@@ -74,10 +75,10 @@ def test_dask_retries_the_shard_of_a_killed_worker(tmp_path, importable):
     pytest.importorskip("distributed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pool, close = engines.dask(n_workers=2)
+        pool, close = executors.dask(n_workers=2)
         try:
             sweep = standin.Sweep(depths=(2, 4, 6), trouble="die once", size=1)
-            outcome = drive.run(
+            outcome = run.run(
                 sweep, tmp_path, planner=standin.planner, work=standin.work, executor=pool, slots=2
             )
         finally:

@@ -8,7 +8,10 @@ import pytest
 
 from dlnjax import sweep as sweeps
 from dlnjax.analysis import claims, tables
-from dlnjax.sweep import blocks, drive, execute, instance, plan, rows, settings, spec
+from dlnjax.sweep import plan
+from dlnjax.sweep.compute import batching, columns, execute, instances, step_rules
+from dlnjax.sweep.config import loading
+from dlnjax.sweep.driver import run as driver
 
 BASE = {
     "study": "small",
@@ -27,7 +30,7 @@ BASE = {
 
 def run(**keys):
     """All shards of a sweep made from keywords: rows in shard order."""
-    sweep = spec.grid(**{**BASE, **keys})
+    sweep = loading.grid(**{**BASE, **keys})
     return [row for shard in plan.shards(sweep) for row in execute.shard(sweep, shard).to_pylist()]
 
 
@@ -110,11 +113,11 @@ def test_cells_are_drawn_without_lapack_where_they_train_and_starts_have_their_s
         "engine": "reduced",
         "seed": [0, 1, 2, 3],
     }
-    sweep = spec.grid(**defaults, **({} if "kind" in keys else teacher), **keys, depth=3)
+    sweep = loading.grid(**defaults, **({} if "kind" in keys else teacher), **keys, depth=3)
     lead = sweep.cells()[0]
-    assert not lapack(instance.program(sweep, lead, 4))
-    drawn = instance.prepare(sweep, sweep.cells(), 4)
-    assert len(drawn.start.first.sharding.device_set) == blocks.mesh(4).size == jax.local_device_count()
+    assert not lapack(instances.program(sweep, lead, 4))
+    drawn = instances.prepare(sweep, sweep.cells(), 4)
+    assert len(drawn.start.first.sharding.device_set) == batching.mesh(4).size == jax.local_device_count()
     solution = np.asarray(drawn.problem.optimum if drawn.shared else drawn.problem.target)
     norm = np.linalg.norm(solution, 2, axis=(-2, -1))  # the frame is an isometry on the range of W_1
     moved = [np.linalg.norm(np.subtract(a, b), axis=(1, 2)) for a, b in zip(*drawn[2:4], strict=True)]
@@ -162,7 +165,7 @@ def test_wide_last_layer_is_predicted_at_the_solution_found(tmp_path):
     problem = {k: v for k, v in keys.items() if k in ("kind", "path")}
     base = {k: v for k, v in BASE.items() if k not in ("input_dim", "output_dim", "singular_values", "kind")}
     base |= {"width": 5, "engine": "reduced", "depth": [2, 6], "seed": [0, 1], "step": 0.05}
-    sweep = spec.grid(problem=problem, **base)
+    sweep = loading.grid(problem=problem, **base)
     for shard in plan.shards(sweep):
         for row in execute.shard(sweep, shard).to_pylist():
             assert row["status"] == "converged"
@@ -171,7 +174,7 @@ def test_wide_last_layer_is_predicted_at_the_solution_found(tmp_path):
 
 
 def test_shards_hold_every_cell_once_and_one_shard_plans_itself():
-    sweep = spec.grid(**{**BASE, "engine": ["layers", "reduced"], "depth": [2, 3], "seed": list(range(5)),
+    sweep = loading.grid(**{**BASE, "engine": ["layers", "reduced"], "depth": [2, 3], "seed": list(range(5)),
                          "step": [0.1, 0.2, 0.4]})  # fmt: skip
     shards = plan.shards(sweep)
     cells = [cell for shard in shards for cell in shard.cells]
@@ -184,7 +187,7 @@ def test_shards_hold_every_cell_once_and_one_shard_plans_itself():
 
 
 def test_the_widest_run_first_and_grid_order_holds_among_equals():
-    sweep = spec.grid(**{**BASE, "engine": "reduced", "width": [3, 5, 4], "depth": [2, 7, 3], "seed": 0})
+    sweep = loading.grid(**{**BASE, "engine": "reduced", "width": [3, 5, 4], "depth": [2, 7, 3], "seed": 0})
     order = [(shard.program.width, shard.cells[0].depth) for shard in plan.shards(sweep)]
     assert order == [(width, depth) for width in (5, 4, 3) for depth in (2, 7, 3)]
 
@@ -195,17 +198,19 @@ def test_the_widest_run_first_and_grid_order_holds_among_equals():
 )
 def test_iterations_between_records(distance, expected):
     tolerance = 1e-4 if distance[-1] == 1e-4 else 1e-2
-    found = rows.iterations(np.array([[0, 10, 20]] * 2), np.array([distance, [1.0, 1.0, np.inf]]), tolerance)
+    found = columns.iterations(
+        np.array([[0, 10, 20]] * 2), np.array([distance, [1.0, 1.0, np.inf]]), tolerance
+    )
     assert found.tolist() == [expected, None]
 
 
 def test_step_rules_come_to_the_predicted_steps():
     for rule, expected in (("fixed", 0.5), ("optimal", 0.5), ("edge", 0.5)):
-        sweep = spec.grid(
+        sweep = loading.grid(
             **{**BASE, "step_rule": rule, "step": 0.5, "depth": 6, "seed": 0, "engine": "reduced"}
         )
         cells = sweep.cells()
-        chosen = settings.resolve(sweep, cells, instance.prepare(sweep, cells, 1))
+        chosen = step_rules.resolve(sweep, cells, instances.prepare(sweep, cells, 1))
         rate = chosen.predicted
         unit = {"fixed": 1.0, "optimal": rate.step_optimal[0], "edge": rate.step_max[0]}[rule]
         assert chosen.step_size[0] == pytest.approx(expected * unit, rel=1e-13)
@@ -217,14 +222,14 @@ def test_step_rules_come_to_the_predicted_steps():
 @pytest.mark.slow
 def test_both_engines_are_run_and_their_difference_is_in_summary_and_claims(tmp_path):
     keys = {**BASE, "engine": "both", "depth": 5, "seed": [0, 1], "start": "near", "max_steps": 256}
-    sweep = spec.grid(**keys, retraction=["polar", "qr"])
+    sweep = loading.grid(**keys, retraction=["polar", "qr"])
     assert [(c.engine, c.retraction) for c in sweep.cells()] == [
         *[("layers", "polar"), ("reduced", "polar")] * 2, *[("layers", "qr")] * 2
     ]  # fmt: skip
     assert sweep.grids[0].size() == 8
-    assert spec.grid(**{**keys, "engine": "auto"}).cells()[0].engine == "reduced"
-    plain = spec.grid(**keys)
-    assert drive.run(plain, tmp_path).complete
+    assert loading.grid(**{**keys, "engine": "auto"}).cells()[0].engine == "reduced"
+    plain = loading.grid(**keys)
+    assert driver.run(plain, tmp_path).complete
     found = tables.measure(sweeps.read(tmp_path))
     assert [row["engine"] for row in found] == ["layers"] * 2 + ["reduced"] * 2
     curves = [np.array(row["curve_distance"]) for row in found]

@@ -11,19 +11,22 @@ PACKAGE = Path(__file__).parents[1] / "dlnjax"
 #: A module imports only from strictly lower floors; a package's own files are one room.
 FLOORS = {
     **dict.fromkeys(["_types", "_linalg"], 0),
-    **dict.fromkeys(["stiefel", "_chain"], 1),
+    "stiefel": 1,
     **dict.fromkeys(["network", "optim"], 2),
     **dict.fromkeys(["problem", "initial", "scales"], 3),
-    **dict.fromkeys(["losses", "train", "_moments", "_turns"], 4),
+    **dict.fromkeys(["losses", "train"], 4),
     "reduced": 5,
     "layerwise": 6,
     "theory": 6,
     "sweep": 7,
     "analysis": 8,
     "bench": 9,
+    "campaigns": 9,
     "cli": 10,
     "__main__": 11,
 }
+#: The rooms of ``sweep``: each imports only from those before it, and from its own files.
+SWEEP_ROOMS = ("config", "plan", "store", "compute", "driver")
 FILES = sorted(PACKAGE.rglob("*.py"))
 #: Lines a file may have, less one.
 LENGTH = 400
@@ -74,6 +77,44 @@ def upward(file: Path, source: str) -> list[str]:
     package = ".".join(["dlnjax", *file.relative_to(PACKAGE).parts[:-1]])
     others = imported(source, package) - {here}
     return sorted(other for other in others if FLOORS[other] >= FLOORS[here])
+
+
+def sweep_rooms(source: str) -> set[str]:
+    """The rooms of ``dlnjax.sweep`` that a source imports, wherever in it."""
+    modules = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
+        elif isinstance(node, ast.Import):
+            modules |= {name.name for name in node.names}
+    parts = (module.split(".") for module in modules if module.startswith("dlnjax.sweep."))
+    return {part[2] for part in parts} & set(SWEEP_ROOMS)
+
+
+def against_the_order(room: str, source: str) -> set[str]:
+    """The rooms of ``sweep`` that a file of ``room`` imports though they come after it."""
+    return {other for other in sweep_rooms(source) if SWEEP_ROOMS.index(other) > SWEEP_ROOMS.index(room)}
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        file
+        for file in FILES
+        if file.is_relative_to(PACKAGE / "sweep") and file.parent.name + file.name != "sweep__init__.py"
+    ],
+    ids=lambda f: str(f.relative_to(PACKAGE)),
+)
+def test_rooms_of_a_sweep_import_in_one_direction(file):
+    room = file.relative_to(PACKAGE / "sweep").parts[0].removesuffix(".py")
+    assert room in SWEEP_ROOMS
+    assert against_the_order(room, file.read_text()) == set()
+
+
+def test_the_order_of_rooms_is_checked():
+    assert against_the_order("store", "from dlnjax.sweep.driver import run") == {"driver"}
+    assert against_the_order("config", "def f():\n    from dlnjax.sweep import plan") == {"plan"}
+    assert against_the_order("driver", "from dlnjax.sweep import store") == set()
 
 
 def test_every_room_has_a_floor():
@@ -144,7 +185,7 @@ def test_no_code_from_text():
     [
         ("dlnjax", "jax pyarrow matplotlib pandas diffrax"),
         ("dlnjax.sweep", "jax pyarrow matplotlib pandas diffrax"),
-        ("dlnjax.sweep.drive", "jax matplotlib pandas diffrax"),
+        ("dlnjax.sweep.driver.run", "jax matplotlib pandas diffrax"),
         ("dlnjax.analysis", "jax diffrax"),
         ("dlnjax.cli", "jax pyarrow matplotlib pandas diffrax"),
         ("dlnjax.train", "pyarrow matplotlib pandas diffrax"),

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlnjax import _chain as chain
 from dlnjax import initial, layerwise, network, optim, problem, reduced, train
+from dlnjax.layerwise import chunked, engine
 
 # tall, wide and square last layers, padded and not, two layers and many, an odd and an even number between
 CASES = [((8, 4, 8), 3), ((8, *[4] * 7, 8), 12), ((6, *[5] * 4, 3), 6), ((7, *[6] * 5), 5), ((7, 6, 6), 4)]
@@ -27,8 +27,8 @@ def way(request, monkeypatch):
     """How layers are moved: as on a CPU, and as on an accelerator, in chunks of three."""
     if request.param == "at once":
         request.getfixturevalue("anew")
-        monkeypatch.setattr(layerwise, "_by_chunks", lambda *_: True)
-        monkeypatch.setattr(layerwise, "CHUNK", 3)
+        monkeypatch.setattr(chunked, "applies", lambda *_: True)
+        monkeypatch.setattr(chunked, "CHUNK", 3)
     return request.param
 
 
@@ -143,13 +143,13 @@ def test_other_forms_of_params_are_refused():
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 7, 8])
 def test_chunks_move_every_layer_once_whatever_their_number(count, monkeypatch):
     """Eight layers are stored; a last chunk that reaches back finds some of them moved already."""
-    monkeypatch.setattr(layerwise, "CHUNK", 3)
+    monkeypatch.setattr(chunked, "CHUNK", 3)
     run = jnp.stack(initial.haar(jax.random.key(0), (5,) * 9, 1.0))
     run = jnp.where(jnp.arange(8)[:, None, None] < count, run, jnp.eye(5))
     drawn = np.random.default_rng(0).standard_normal((5, 5)) / 20
     turn = layerwise.turn_of(jnp.asarray(drawn - drawn.T))
     rows = run.reshape(8, -1)
-    moved, after, prefix = layerwise._turned_at_once(rows, turn, jnp.int32(count))
+    moved, after, prefix = chunked.turned(rows, turn, jnp.int32(count))
     rotation, layers, product = np.eye(5) + np.asarray(turn), np.asarray(run), np.eye(5)
     for i in range(8):
         layer = layers[i]
@@ -166,14 +166,14 @@ def test_chunks_move_every_layer_once_whatever_their_number(count, monkeypatch):
 def test_on_an_accelerator_a_deep_narrow_net_waits_for_few_products(backend, anew, monkeypatch):
     """256 middle layers of width 4: a step waits for three products a layer on a CPU, 768 in all."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    traced = jax.make_jaxpr(lambda *a: layerwise._turned(*a, jnp.int32(256)))(
+    traced = jax.make_jaxpr(lambda *a: engine._turned(*a, jnp.int32(256)))(
         jnp.zeros((256, 16)), jnp.zeros((4, 4))
     )
     body = str(traced)
-    at_once = f"{layerwise.CHUNK},4,4" in body
+    at_once = f"{chunked.CHUNK},4,4" in body
     assert at_once == (backend == "gpu")
     if at_once:
-        assert 256 // layerwise.CHUNK * body.count("dot_general") <= 100
+        assert 256 // chunked.CHUNK * body.count("dot_general") <= 100
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 13])
@@ -182,8 +182,8 @@ def test_chains_are_the_products_one_after_the_other(count):
     expected = [layers[:, 0]]
     for i in range(1, count):
         expected.append(layers[:, i] @ expected[-1])
-    np.testing.assert_allclose(chain.prefixes(jnp.asarray(layers)), np.stack(expected, 1), rtol=1e-12)
-    np.testing.assert_allclose(chain.product(jnp.asarray(layers)), expected[-1], rtol=1e-12)
+    np.testing.assert_allclose(chunked.prefixes(jnp.asarray(layers)), np.stack(expected, 1), rtol=1e-12)
+    np.testing.assert_allclose(chunked.product(jnp.asarray(layers)), expected[-1], rtol=1e-12)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 
 from dlnjax import sweep as sweeps
-from dlnjax.sweep import blocks, chunks, drive, execute, memory, plan, spec, verify
+from dlnjax.sweep import plan
+from dlnjax.sweep.compute import batching, execute, loop, memory
+from dlnjax.sweep.config import loading
+from dlnjax.sweep.driver import run as driver
+from dlnjax.sweep.store import verify
 
 BASE = {
     "study": "memory", "kind": "teacher", "input_dim": 5, "output_dim": 4, "singular_values": [1.0, 0.6],
@@ -21,7 +25,7 @@ def _nothing_remembered(monkeypatch):
 
 
 def made(**keys):
-    sweep = spec.grid(**{**BASE, **keys})
+    sweep = loading.grid(**{**BASE, **keys})
     return sweep, plan.shards(sweep)
 
 
@@ -40,7 +44,7 @@ def close(found, expected):
 def test_out_of_memory_halves_the_batch_and_the_size_is_remembered(monkeypatch, tmp_path):
     sweep, shards = made(depth=[3, 4], keep_params=True)
     calm = [execute.shard(sweep, shard) for shard in shards]
-    tried, run = [], chunks.run
+    tried, run = [], loop.run
 
     def scarce(batch, **options):
         size = batch.blank.statuses.shape[0]
@@ -49,14 +53,14 @@ def test_out_of_memory_halves_the_batch_and_the_size_is_remembered(monkeypatch, 
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
         return run(batch, **options)
 
-    monkeypatch.setattr(chunks, "run", scarce)
+    monkeypatch.setattr(loop, "run", scarce)
     found = [execute.shard(sweep, shard) for shard in shards]
     assert tried == [4, 2, 2] + [2] * 2
     for got, want in zip(found, calm, strict=True):
         close(got, want)
         assert got.schema.metadata[b"batch"] == b"2"
     # in a folder the shards keep their names, whatever runs at once
-    assert drive.run(sweep, tmp_path).complete
+    assert driver.run(sweep, tmp_path).complete
     assert verify.verify(tmp_path).sound
     assert [s["cell"] for s in sweeps.read(tmp_path).to_pylist()] == [c.key() for c in sweep.cells()]
 
@@ -107,7 +111,7 @@ def test_the_prediction_is_near_the_programs_own_account(engine, depth, monkeypa
     monkeypatch.setattr(memory, "check_program", lambda share, call, _: told.append(memory.accounted(call)))
     monkeypatch.setattr(memory, "check_sizes", lambda *sizes: told.append(memory.predicted(*sizes[:3])))
     monkeypatch.setattr(execute, "_programs", {})
-    monkeypatch.setitem(blocks.CELLS, 0, 4)
+    monkeypatch.setitem(batching.CELLS, 0, 4)
     sweep, (shard,) = made(engine=engine, depth=depth, seed=list(range(16)), max_steps=128)
     execute.shard(sweep, shard)
     predicted, accounted = told

@@ -13,8 +13,9 @@ import pytest
 from cli_cases import call
 
 from dlnjax import sweep
-from dlnjax.sweep import execute, plan, spec
-from dlnjax.sweep.parts import own, words
+from dlnjax.sweep import plan
+from dlnjax.sweep.compute import execute
+from dlnjax.sweep.config import loading, registry, user_functions
 
 TEACHER = {"kind": "teacher", "input_dim": 4, "output_dim": 3, "singular_values": [1.0, 0.5]}
 BASE = {
@@ -95,7 +96,7 @@ def test_own_problems_losses_and_activations(keys):
     (row,) = execute.shard(one, plan.shards(one)[0]).to_pylist()
     assert row["curve_loss"][-1] < 0.5 * row["curve_loss"][0]
     assert row["predicted_factor"] is None
-    assert spec.Reader("x").sweep(_raw(one), ".", True) == one
+    assert loading.Reader("x").sweep(_raw(one), ".", True) == one
 
 
 def _raw(one):
@@ -155,8 +156,8 @@ def test_lambdas_and_closures_run_in_this_process_only(tmp_path):
     ):
         sweep.run(local, tmp_path / "x", workers=1)
     assert not (tmp_path / "x").exists()
-    own.check(local, elsewhere=False)
-    assert all(own.travels(part) for part in made(start=mine.small).functions.values())
+    user_functions.check(local, elsewhere=False)
+    assert all(user_functions.travels(part) for part in made(start=mine.small).functions.values())
 
 
 def test_names_that_cannot_be_kept():
@@ -221,7 +222,7 @@ def test_a_script_of_ten_lines_with_workers(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, row in words.OPTIMIZERS.items() if row.padded])
+@pytest.mark.parametrize("name", [name for name, row in registry.OPTIMIZERS.items() if row.padded])
 def test_padding_changes_nothing(name):
     """Layers that fill a program up to the deepest cell leave the others as they are."""
     keys = {"optimizer": name, "seed": 0, "start": "identity", "max_steps": 128}

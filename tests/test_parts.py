@@ -11,8 +11,9 @@ import pytest
 
 from dlnjax import network
 from dlnjax.losses import WeightedSquare
-from dlnjax.sweep import execute, plan, spec
-from dlnjax.sweep.parts import layers, problems, words
+from dlnjax.sweep import plan
+from dlnjax.sweep.compute import execute, layers, problems
+from dlnjax.sweep.config import loading, registry
 from dlnjax.theory import hessian
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +26,7 @@ BASE = {
 
 def rows(**keys):
     """All cells of a sweep made from keywords; optax's own Adam, on free layers, promotes."""
-    sweep = spec.grid(**{**BASE, **keys})
+    sweep = loading.grid(**{**BASE, **keys})
     with jax.numpy_dtype_promotion("standard"):
         return _rows(sweep)
 
@@ -41,21 +42,21 @@ def some_slow(names, quick):
 
 @pytest.mark.parametrize(
     "name",
-    some_slow([name for name in words.OPTIMIZERS if name not in ("rgd", "gd")], ("heavy_ball", "adam")),
+    some_slow([name for name in registry.OPTIMIZERS if name not in ("rgd", "gd")], ("heavy_ball", "adam")),
 )
 def test_every_optimizer_trains(name):
     (row,) = rows(optimizer=name, momentum=0.5, seed=0, engine="layers")
     assert row["final_distance"] < 0.2 * row["curve_distance"][0]
-    assert row["orthonormality_error"] < (1e-12 if words.OPTIMIZERS[name].exact else 0.05)
+    assert row["orthonormality_error"] < (1e-12 if registry.OPTIMIZERS[name].exact else 0.05)
     assert (row["predicted_factor"] is None) == (name != "heavy_ball")
-    assert row["momentum"] == (0.5 if words.OPTIMIZERS[name].momentum else 0.0)
+    assert row["momentum"] == (0.5 if registry.OPTIMIZERS[name].momentum else 0.0)
 
 
 def test_the_reduction_carries_the_momentum_of_heavy_ball():
     found = rows(optimizer="heavy_ball", momentum=[0.3, 0.7], seed=0, depth=[2, 4], engine="both")
     by = {(row["depth"], row["momentum"], row["engine"]): row for row in found}
     assert len(by) == 8
-    assert [cell.engine for cell in spec.grid(**BASE, optimizer="heavy_ball").cells()] == 2 * ["reduced"]
+    assert [cell.engine for cell in loading.grid(**BASE, optimizer="heavy_ball").cells()] == 2 * ["reduced"]
     for depth, momentum in ((2, 0.3), (4, 0.3), (2, 0.7), (4, 0.7)):
         one, two = by[depth, momentum, "layers"], by[depth, momentum, "reduced"]
         gap = np.subtract(one["curve_distance"], two["curve_distance"])
@@ -171,12 +172,12 @@ def test_solution_has_the_product_and_orthonormal_layers(dims, free):
 
 
 def test_widths_and_paces():
-    assert words.widths("growing", 2, 4, 9, 8) == (9, 2, 4, 6, 8)
-    assert words.widths("shrinking", 2, 4, 8, 9) == (8, 6, 4, 2, 9)
-    assert words.widths("4-6-5", 4, 4, 8, 9) == (8, 4, 6, 5, 9)
-    assert words.pace("first", 4) == (0, 1, 1, 2)
-    assert words.pace("middle", 5) == (2, 1, 0, 1, 2)
-    assert words.held("gd", "first", 3) == (False, False, False)
+    assert registry.widths("growing", 2, 4, 9, 8) == (9, 2, 4, 6, 8)
+    assert registry.widths("shrinking", 2, 4, 8, 9) == (8, 6, 4, 2, 9)
+    assert registry.widths("4-6-5", 4, 4, 8, 9) == (8, 4, 6, 5, 9)
+    assert registry.pace("first", 4) == (0, 1, 1, 2)
+    assert registry.pace("middle", 5) == (2, 1, 0, 1, 2)
+    assert registry.held("gd", "first", 3) == (False, False, False)
 
 
 def test_forecasts_agree_with_automatic_differentiation():
@@ -207,7 +208,7 @@ def test_logistic_labels_make_the_teacher_the_minimiser():
 def test_committed_results_keep_their_keys(study):
     folder = ROOT / "results" / study
     found = json.loads((folder / "manifest.json").read_text())
-    sweep = spec.load(folder / "config.toml", check_data=False)
+    sweep = loading.load(folder / "config.toml", check_data=False)
     assert sweep.hash() == found["config_hash"]
     assert [cell.key()[:16] for cell in sweep.cells()] == found["cells"]
     assert sweep.to_toml() == (folder / "config.toml").read_text()
@@ -222,7 +223,7 @@ def test_parts_written_at_their_default_change_nothing():
         "label_noise": 0,
         "momentum": 0.3,
     }
-    assert spec.grid(**BASE, **plain).hash() == spec.grid(**BASE).hash()
+    assert loading.grid(**BASE, **plain).hash() == loading.grid(**BASE).hash()
 
 
 def test_every_part_makes_another_cell():
@@ -230,8 +231,10 @@ def test_every_part_makes_another_cell():
         "activation": "tanh", "free": "last", "loss": "weighted", "profile": "growing", "batch_size": 3,
         "label_noise": 0.1, "optimizer": "adam", "start": "identity",
     }  # fmt: skip
-    names = {spec.grid(**{**BASE, "seed": 0, name: value}).cells()[0].key() for name, value in keys.items()}
+    names = {
+        loading.grid(**{**BASE, "seed": 0, name: value}).cells()[0].key() for name, value in keys.items()
+    }
     assert len(names) == len(keys)
-    heavy = spec.grid(**{**BASE, "seed": 0}, optimizer=["heavy_ball", "rgd"], momentum=[0.2, 0.4])
+    heavy = loading.grid(**{**BASE, "seed": 0}, optimizer=["heavy_ball", "rgd"], momentum=[0.2, 0.4])
     assert [cell.momentum for cell in heavy.cells()] == [0.2, 0.4, 0.0]
-    assert spec.Reader("x").sweep(tomllib.loads(heavy.to_toml()), ".", True) == heavy
+    assert loading.Reader("x").sweep(tomllib.loads(heavy.to_toml()), ".", True) == heavy

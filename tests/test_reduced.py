@@ -7,7 +7,8 @@ import oracles
 import pytest
 
 from dlnjax import network, problem, reduced
-from dlnjax._turns import turns
+from dlnjax.reduced import engine
+from dlnjax.stiefel._rotation import turns
 
 # (widths, colour): tall and wide last layers, whitened and coloured data, two layers and many
 CASES = [
@@ -69,7 +70,7 @@ def test_power_equals_numpy(exponent):
 
 
 TURNS = jax.jit(
-    jax.vmap(lambda k, n: turns(k, n, lambda k, n: reduced.power(reduced._rotation(k), n)), (0, None))
+    jax.vmap(lambda k, n: turns(k, n, lambda k, n: reduced.power(engine._rotation(k), n)), (0, None))
 )
 
 

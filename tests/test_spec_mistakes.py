@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 from spec_cases import GOOD, lines, write
 
-from dlnjax.sweep import keys, spec
+from dlnjax.sweep.config import loading, options
 
 
 @pytest.fixture
@@ -18,19 +18,21 @@ def config(tmp_path):
 
 
 def test_bare_key_sets_every_grid(config):
-    sweep = spec.load(config(), ["depth=[3]", "engine=reduced"])
+    sweep = loading.load(config(), ["depth=[3]", "engine=reduced"])
     assert [(grid.depth, grid.engine) for grid in sweep.grids] == [((3,), ("reduced",))] * 2
 
 
 def test_dotted_key_sets_one_place(config):
-    sweep = spec.load(config(), ["grid.1.depth=3", "base.seed=[5]", "record.records=300", "output_dim=9"])
+    sweep = loading.load(config(), ["grid.1.depth=3", "base.seed=[5]", "record.records=300", "output_dim=9"])
     assert [grid.depth for grid in sweep.grids] == [(2, 4), (3,)]
     assert [grid.seed for grid in sweep.grids] == [(5,), (5,)]
     assert (sweep.record.records, sweep.problem.output_dim) == (300, 9)
 
 
 def test_later_override_wins_and_strings_need_no_quotes(config):
-    sweep = spec.load(config(), ["study=one", "study=two", "precision='float32'", "question=how so, then?"])
+    sweep = loading.load(
+        config(), ["study=one", "study=two", "precision='float32'", "question=how so, then?"]
+    )
     assert (sweep.study, sweep.precision, sweep.question) == ("two", "float32", "how so, then?")
 
 
@@ -60,7 +62,7 @@ def test_later_override_wins_and_strings_need_no_quotes(config):
 )
 def test_wrong_override(config, override, told):
     path = config()
-    found = lines(spec.load, path, [override])
+    found = lines(loading.load, path, [override])
     assert len(found) == 1
     assert found[0].startswith(f"{path} with --set ")
     assert told in found[0]
@@ -70,7 +72,7 @@ def test_override_into_a_section_that_is_no_table(config):
     path = config(
         GOOD.replace("[record]\nrecords = 128", "").replace('study = "demo"', 'study = "demo"\nrecord = 3')
     )
-    found = lines(spec.load, path, ["record.records=300"])
+    found = lines(loading.load, path, ["record.records=300"])
     assert found == [
         f"{path} with --set record.records=300: record is not a table in the config; write [record] there",
         f"{path}: record: 3 is not a table; write [record] with its keys below",
@@ -256,7 +258,7 @@ MISTAKES = {
 def test_one_mistake_one_line(config, name):
     text, key, told = MISTAKES[name]
     path = config(text)
-    (line,) = lines(spec.load, path)
+    (line,) = lines(loading.load, path)
     assert line.startswith(f"{path}: {key}: ")
     assert told in line
     assert len(line) < len(path) + 260
@@ -282,32 +284,32 @@ def test_unreadable_config(tmp_path, name):
     content, told = UNREADABLE[name]
     path = tmp_path / "x.toml"
     path.write_bytes(content)
-    (line,) = lines(spec.load, path)
+    (line,) = lines(loading.load, path)
     assert line.startswith(f"{path}: ")
     assert told in line
     assert line.isprintable()
 
 
 def test_no_config(tmp_path):
-    (line,) = lines(spec.load, tmp_path / "none.toml")
+    (line,) = lines(loading.load, tmp_path / "none.toml")
     assert line == f"{tmp_path / 'none.toml'}: no such file; make one with: dlnjax new FILE"
-    (line,) = lines(spec.load, tmp_path)
+    (line,) = lines(loading.load, tmp_path)
     assert line == f"{tmp_path}: cannot be read (Is a directory); give a readable TOML file"
-    (line,) = lines(spec.load, "a\0b")
+    (line,) = lines(loading.load, "a\0b")
     assert line.startswith("a\\x00b: cannot be read")
 
 
 def test_byte_order_mark_and_windows_line_ends(tmp_path):
     path = tmp_path / "x.toml"
     path.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
-    assert len(spec.load(path).cells()) == 12
+    assert len(loading.load(path).cells()) == 12
 
 
 def test_all_mistakes_at_once(config):
     text = GOOD.replace("depth = [2, 4]", "depth = [1, 2.5, 4]").replace("step = 0.1", 'step = "a"')
     text = text.replace("records = 128", "recods = 128\ntolerance = 2").replace('"demo"', '"De mo"')
     path = config(text)
-    found = lines(spec.load, path, ["seed=true"])
+    found = lines(loading.load, path, ["seed=true"])
     places = [line.removeprefix(path).split(": ")[1] for line in found]
     assert sorted(places) == sorted(
         [
@@ -324,13 +326,13 @@ def test_all_mistakes_at_once(config):
 
 def test_a_long_wrong_list_does_not_bury_the_rest(config):
     found = lines(
-        spec.load, config(swap("depth = 8", f"depth = {[1] * 500}").replace("step = 0.1", "step = 0"))
+        loading.load, config(swap("depth = 8", f"depth = {[1] * 500}").replace("step = 0.1", "step = 0"))
     )
     assert len(found) <= 6
     assert any("grid.0.step" in line for line in found)
 
 
 def test_every_key_has_one_home():
-    assert len(keys.names()) == len(set(keys.names()))
-    for name in keys.names():
-        assert (keys.home(name) is None) == (name in keys.TOP)
+    assert len(options.names()) == len(set(options.names()))
+    for name in options.names():
+        assert (options.home(name) is None) == (name in options.TOP)

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import standin
 
-from dlnjax.sweep import checkpoint, durable, manifest, store, weights
+from dlnjax.sweep import store
+from dlnjax.sweep.store import atomic, checkpoints, extra_columns, manifest, schema
 
 
 @pytest.fixture
@@ -43,13 +44,13 @@ def test_a_shard_is_written_once(tmp_path, sweep):
     before = file.read_bytes()
     assert not store.write(tmp_path, shard.name, standin.work(sweep, shard, None).slice(0, 1))
     assert file.read_bytes() == before
-    assert durable.leftovers(tmp_path) == []
+    assert atomic.leftovers(tmp_path) == []
 
 
 def test_file_says_versions_and_device(tmp_path, sweep):
     shard = _fill(tmp_path, sweep)[0]
     facts = store.facts(tmp_path, shard.name)
-    assert facts["schema_version"] == str(store.SCHEMA_VERSION)
+    assert facts["schema_version"] == str(schema.SCHEMA_VERSION)
     assert facts["device"] == "stand-in"
     assert {"jax_version", "python_version", "dlnjax_version"} <= facts.keys()
 
@@ -58,7 +59,7 @@ def test_files_are_small_where_numbers_are_distinct(tmp_path, sweep):
     shard = standin.planner(sweep, sweep.cells())[0]
     plain = standin.work(sweep, shard, None)
     values = np.random.default_rng(0).lognormal(size=(len(plain), 64 * 64)).astype(np.float32)
-    whole = weights.append(plain, [values])
+    whole = extra_columns.append_params(plain, [values])
     assert store.write(tmp_path, shard.name, whole)
     file = store.path(tmp_path, shard.name)
     pq.write_table(whole, tmp_path / "plain.parquet", compression="zstd")
@@ -82,21 +83,21 @@ def test_columns_can_be_chosen(tmp_path, sweep):
 def test_table_refuses_unknown_missing_and_wrong(sweep):
     row = standin.row(sweep.cells()[0])
     with pytest.raises(ValueError, match=r"unknown: \['colour'\]"):
-        store.table([{**row, "colour": 1}], standin.RECORDS)
+        schema.table([{**row, "colour": 1}], standin.RECORDS)
     with pytest.raises(ValueError, match=r"missing: \['status'\]"):
-        store.table([{k: v for k, v in row.items() if k != "status"}], standin.RECORDS)
+        schema.table([{k: v for k, v in row.items() if k != "status"}], standin.RECORDS)
     with pytest.raises(ValueError, match="column depth"):
-        store.table([{**row, "depth": "deep"}], standin.RECORDS)
+        schema.table([{**row, "depth": "deep"}], standin.RECORDS)
     with pytest.raises(ValueError, match="column curve_loss"):
-        store.table([{**row, "curve_loss": [1.0]}], standin.RECORDS)
+        schema.table([{**row, "curve_loss": [1.0]}], standin.RECORDS)
     with pytest.raises(ValueError, match="column seed"):
-        store.table([{**row, "seed": None}], standin.RECORDS)
+        schema.table([{**row, "seed": None}], standin.RECORDS)
 
 
 def test_table_takes_numpy(sweep):
     row = standin.row(sweep.cells()[0])
     typed = {**row, "depth": np.int64(2), "curve_loss": np.asarray(row["curve_loss"])}
-    assert store.table([typed], standin.RECORDS).equals(store.table([row], standin.RECORDS))
+    assert schema.table([typed], standin.RECORDS).equals(schema.table([row], standin.RECORDS))
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "0" * 15, "0" * 16 + "/x", "ABCDEF0123456789"])
@@ -139,7 +140,7 @@ def test_newer_schema_is_refused_and_older_ones_are_upgraded(tmp_path, sweep, mo
     with pytest.raises(ValueError, match="schema version 2, this dlnjax reads up to 0"):
         store.read_shard(tmp_path, shard.name)
     monkeypatch.setattr(store, "SCHEMA_VERSION", 3)
-    monkeypatch.setitem(store._UPGRADES, 2, lambda t: t.append_column("new", pa.nulls(len(t), pa.int64())))
+    monkeypatch.setitem(schema._UPGRADES, 2, lambda t: t.append_column("new", pa.nulls(len(t), pa.int64())))
     assert "new" in store.read_shard(tmp_path, shard.name).column_names
 
 
@@ -148,7 +149,7 @@ def test_a_shard_from_before_there_were_parts_has_them_at_their_default(tmp_path
     new = store.read_shard(tmp_path, name)
     monkeypatch.setattr(store, "SCHEMA_VERSION", 1)
     store.path(tmp_path, name).unlink()
-    store.write(tmp_path, name, new.drop_columns([n for n in new.column_names if n in store._PARTS]))
+    store.write(tmp_path, name, new.drop_columns([n for n in new.column_names if n in schema._PARTS]))
     monkeypatch.setattr(store, "SCHEMA_VERSION", 2)
     assert store.read_shard(tmp_path, name).select(new.column_names).equals(new)
     assert store.read_shard(tmp_path, name, ["cell", "free"])["free"].to_pylist() == ["first"] * len(new)
@@ -231,7 +232,7 @@ def test_a_foreign_manifest_is_named(tmp_path):
 
 
 def test_checkpoint_round_trip_and_damage(tmp_path):
-    room = checkpoint.Room(tmp_path, "0" * 16)
+    room = checkpoints.Room(tmp_path, "0" * 16)
     assert room.load() is None
     state = {"chunk": np.array(3), "params": np.linspace(0, 1, 7)}
     room.save(state)
@@ -246,14 +247,14 @@ def test_checkpoint_round_trip_and_damage(tmp_path):
 
 
 def test_checkpoint_of_other_versions_counts_as_absent(tmp_path, monkeypatch):
-    room = checkpoint.Room(tmp_path, "0" * 16)
+    room = checkpoints.Room(tmp_path, "0" * 16)
     room.save({"a": np.zeros(2)})
     monkeypatch.setattr(manifest, "versions", lambda: {"jax": "99"})
     assert room.load() is None
 
 
 def test_checkpoint_refuses_pickles(tmp_path):
-    room = checkpoint.Room(tmp_path, "0" * 16)
+    room = checkpoints.Room(tmp_path, "0" * 16)
     room.file.parent.mkdir()
     np.savez(room.file, a=np.array([{}], dtype=object))
     assert room.load() is None

@@ -7,8 +7,9 @@ import oracles
 import pytest
 
 from dlnjax import losses, network, problem
-from dlnjax.theory import campaign, guarantee
-from dlnjax.theory.campaign import draw
+from dlnjax.campaigns import checks
+from dlnjax.campaigns.checks import draw
+from dlnjax.theory import guarantee
 
 SIGMA = (1.0, 0.8, 0.6, 0.4)
 
@@ -157,7 +158,7 @@ SMALL = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_small_campaigns_find_no_violation(name):
-    found = campaign.PARTS[name](**{"instances": 8, **SMALL[name]})
+    found = checks.PARTS[name](**{"instances": 8, **SMALL[name]})
     assert found.checks > 0
     assert found.violations == 0
     assert 0 < found.tightest <= 1
@@ -172,4 +173,4 @@ def test_a_campaign_can_fail(monkeypatch):
         return real(*args, **options)._replace(factor=0.9)
 
     monkeypatch.setattr(guarantee, "guarantee", boast)
-    assert campaign.PARTS["guarantee"](instances=4, **SMALL["guarantee"]).violations > 0
+    assert checks.PARTS["guarantee"](instances=4, **SMALL["guarantee"]).violations > 0

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlnjax._turns import turn
+from dlnjax.stiefel._rotation import turn
 
 
 def skews(sizes, width=7):

@@ -4,12 +4,14 @@ import pyarrow.parquet as pq
 import pytest
 import standin
 
-from dlnjax.sweep import claims, drive, store, verify
+from dlnjax.sweep import store
+from dlnjax.sweep.driver import run as driver
+from dlnjax.sweep.store import leases, verify
 
 
 @pytest.fixture
 def folder(tmp_path):
-    drive.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work)
+    driver.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work)
     return tmp_path
 
 
@@ -84,8 +86,8 @@ def test_an_unfinished_folder_is_sound(folder):
 
 def test_status_counts_cells_runners_and_failures(tmp_path):
     sweep = standin.Sweep(trouble="raise")
-    drive.run(sweep, tmp_path, planner=standin.planner, work=standin.work)
-    with claims.Runner(tmp_path) as runner:
+    driver.run(sweep, tmp_path, planner=standin.planner, work=standin.work)
+    with leases.Runner(tmp_path) as runner:
         runner.claim("f" * 16)
         found = verify.status(tmp_path)
     assert (found.done, found.shards, found.running, found.runners) == (2, 3, 1, 1)
@@ -93,7 +95,7 @@ def test_status_counts_cells_runners_and_failures(tmp_path):
     assert lines[0] == "2 of 3 shards complete; 1 running at 1 runners"
     assert lines[1] == "4 of 6 cells: 4 converged"
     assert lines[2].endswith("failed: RuntimeError: this shard cannot be run")
-    drive.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work)
+    driver.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work)
     assert verify.status(tmp_path).lines() == ["3 of 3 shards complete", "6 of 6 cells: 6 converged"]
 
 

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 
 from dlnjax import layerwise, problem, reduced
 from dlnjax._linalg import matmul, small_matmul
-from dlnjax.sweep import blocks
+from dlnjax.sweep.compute import batching
 
 #: Takes some steps from the start; returns where they lead, in the package's own form.
 Advance = Callable[[int], Any]
@@ -26,9 +26,9 @@ Advance = Callable[[int], Any]
 def over_devices(one: Callable, cells: int, width: int) -> Callable:
     """``one(layers, target, (steps, depth))`` over cells as a sweep runs it: in blocks, on devices that divide them."""
     split, whole = PartitionSpec("cells"), PartitionSpec()
-    batched = blocks.blocked(one, (0, 0, None), width)
+    batched = batching.blocked(one, (0, 0, None), width)
     mapped = jax.shard_map(
-        batched, mesh=blocks.mesh(cells), in_specs=(split, split, whole), out_specs=split, check_vma=False
+        batched, mesh=batching.mesh(cells), in_specs=(split, split, whole), out_specs=split, check_vma=False
     )
     return jax.jit(mapped)
 

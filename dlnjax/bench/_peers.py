@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from dlnjax.sweep.devices import cores, prepare
+from dlnjax.sweep.compute.devices import cores, prepare
 
 Advance = Callable[[int], np.ndarray]
 Factory = Callable[..., Advance]

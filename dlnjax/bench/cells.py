@@ -68,7 +68,7 @@ def run(keys: dict[str, Any], cache: str) -> dict[str, Any]:
     os.environ["XDG_CACHE_HOME"] = cache
     os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
     from dlnjax import sweep
-    from dlnjax.sweep import devices
+    from dlnjax.sweep.compute import devices
 
     devices.prepare(keys["precision"])
     with tempfile.TemporaryDirectory() as out:
@@ -76,7 +76,7 @@ def run(keys: dict[str, Any], cache: str) -> dict[str, Any]:
         seconds = time.perf_counter() - begin
     if not outcome.complete:
         raise RuntimeError(f"{len(outcome.failed)} shards failed: {next(iter(outcome.failed.values()), '')}")
-    from dlnjax.sweep import execute
+    from dlnjax.sweep.compute import execute
 
     return {
         "cells": outcome.cells,

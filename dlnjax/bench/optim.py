@@ -23,7 +23,7 @@ import optax
 from dlnjax import optim, stiefel
 from dlnjax.bench import _peers as peers
 from dlnjax.bench._conclusion import conclude, machine
-from dlnjax.sweep import devices
+from dlnjax.sweep.compute import devices
 
 #: (batch, n, p) and whether the case has a target.
 CASES = (((512, 32, 32), True), ((128, 64, 64), True), ((256, 64, 32), False))

@@ -202,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.quick:
         options.builds = 1
-    from dlnjax.sweep import devices
+    from dlnjax.sweep.compute import devices
 
     devices.prepare("float32")
     times, report = {}, []

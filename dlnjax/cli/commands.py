@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dlnjax.sweep.spec import Sweep
+    from dlnjax.sweep.config.loading import Sweep
 
 
 def new(args: argparse.Namespace) -> int:
@@ -39,16 +39,18 @@ def new(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Validate, run what is missing, analyse, and print what came out."""
-    from dlnjax.sweep import campaign, spec
-    from dlnjax.sweep.parts import own
+    from dlnjax.campaigns import config
+    from dlnjax.sweep.config import loading, user_functions
 
     _need("pyarrow", "tqdm", "matplotlib")  # now, not after hours of computing
-    if campaign.is_campaign(args.config):
+    if config.is_campaign(args.config):
         return _campaign(args)
-    sweep = spec.load(args.config, args.set)
-    if sweep.problem.kind != "file" and (lines := spec.data_problems(sweep)):  # load has read a user's file
-        raise spec.SpecError([f"{args.config}: {line}" for line in lines])
-    own.check(sweep, elsewhere=False)  # a config names functions, it does not hold them
+    sweep = loading.load(args.config, args.set)
+    if sweep.problem.kind != "file" and (
+        lines := loading.data_problems(sweep)
+    ):  # load has read a user's file
+        raise loading.SpecError([f"{args.config}: {line}" for line in lines])
+    user_functions.check(sweep, elsewhere=False)  # a config names functions, it does not hold them
     out = args.out or Path("results") / sweep.study
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out}: --out is a file; give a folder")
@@ -68,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _campaign(args: argparse.Namespace) -> int:
     """Run a campaign, keep its rows, claims and figure; 1 if a statement was violated."""
-    from dlnjax.sweep import campaign as campaigns
-    from dlnjax.sweep import devices
+    from dlnjax.campaigns import config as campaigns
+    from dlnjax.sweep.compute import devices
 
     campaign = campaigns.load(args.config, args.set)
     out = args.out or Path("results") / campaign.study
@@ -89,7 +91,7 @@ def _campaign(args: argparse.Namespace) -> int:
     devices.prepare(campaign.precision, cpu_devices=1)
     listen = None if args.quiet else lambda found: print(found, end="\n\n", flush=True)
     found = campaigns.run(campaign, out, listen)
-    written = import_module("dlnjax.analysis.campaigns").write(out)
+    written = import_module("dlnjax.campaigns.claims").write(out)
     if not args.quiet:
         print(written.text)
     return int(any(finding.violations for finding in found))
@@ -97,7 +99,7 @@ def _campaign(args: argparse.Namespace) -> int:
 
 def status(args: argparse.Namespace) -> int:
     """How far a sweep is; 1 if cells or shards of it failed."""
-    from dlnjax.sweep import verify as checks
+    from dlnjax.sweep.store import verify as checks
 
     found = checks.status(args.out)
     print(f"{args.out}: " + "\n  ".join(found.lines()))
@@ -106,7 +108,7 @@ def status(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     """Every promise of a results folder; 1 if one is broken."""
-    from dlnjax.sweep import verify as checks
+    from dlnjax.sweep.store import verify as checks
 
     verdict = checks.verify(args.out)
     print(f"{args.out}: " + "\n  ".join(verdict.lines()))
@@ -170,21 +172,23 @@ def reproduce(args: argparse.Namespace) -> int:
 
 def _compute(sweep: Sweep, out: Path, args: argparse.Namespace) -> Any:
     """Run the cells that ``out`` lacks, with the engine that the options name; ``drive.Outcome``."""
-    from dlnjax.sweep import devices, drive, engines, launch
+    from dlnjax.sweep.compute import devices
+    from dlnjax.sweep.driver import executors, launch
+    from dlnjax.sweep.driver.run import run as run_sweep
 
     with ExitStack() as stack:
         listen = stack.enter_context(_listeners(args))
-        executor = stack.enter_context(engines.choose(args.workers or 0, args.dask, args.timeout))
+        executor = stack.enter_context(executors.choose(args.workers or 0, args.dask, args.timeout))
         if executor is None:  # workers prepare themselves
             devices.prepare(sweep.precision)
         if args.hosts:
             launch.hosts(*args.hosts)
-        return drive.run(sweep, out, executor=executor, extend=args.extend, listen=listen)
+        return run_sweep(sweep, out, executor=executor, extend=args.extend, listen=listen)
 
 
 def _submit(out: Path, args: argparse.Namespace) -> int:
     """Hand this very command to Slurm, some times over; the jobs share the folder as any runners do."""
-    from dlnjax.sweep import launch
+    from dlnjax.sweep.driver import launch
 
     command = [sys.executable, "-m", "dlnjax", "run", str(Path(args.config).absolute())]
     command += ["--out", str(out.absolute()), "--quiet", *(["--extend"] if args.extend else [])]
@@ -204,7 +208,7 @@ def _submit(out: Path, args: argparse.Namespace) -> int:
 @contextmanager
 def _listeners(args: argparse.Namespace) -> Iterator[Callable[..., None]]:
     """Progress on standard error, and events to a file where one is named."""
-    from dlnjax.sweep import progress
+    from dlnjax.sweep.driver import progress
 
     with ExitStack() as stack:
         told: list[Any] = [progress.choose("quiet" if args.quiet else "auto")]

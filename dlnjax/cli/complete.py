@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 
 from dlnjax.cli import parser
-from dlnjax.sweep import keys
+from dlnjax.sweep.config import options, validators
 
 _BASH = """_dlnjax() {
     local line=${COMP_LINE:0:COMP_POINT} words current answer cut
@@ -118,13 +118,15 @@ def _settings(current: str) -> list[str]:
     dotted = [f"{section}.{name}" for section, table in _SECTIONS.items() for name in table]
     name, sign, _ = current.partition("=")
     if not sign:
-        return [f"{key}=" for key in (*keys.names(), *(dotted if "." in current else ()))]
-    table = {**keys.TOP, "kind": keys.KIND, **keys.RECORD, **keys.START, **keys.GRID}
+        return [f"{key}=" for key in (*options.names(), *(dotted if "." in current else ()))]
+    table = {**options.TOP, "kind": options.KIND, **options.RECORD, **options.START, **options.GRID}
     key = table.get(name.rpartition(".")[2])
     if key is None:
         return []
-    choices = ("true", "false") if isinstance(key.check, keys.Flag) else getattr(key.check, "choices", ())
+    choices = (
+        ("true", "false") if isinstance(key.check, validators.Flag) else getattr(key.check, "choices", ())
+    )
     return [f"{name}={choice}" for choice in choices]
 
 
-_SECTIONS = {"start": keys.START, "record": keys.RECORD, "base": keys.GRID, "grid.0": keys.GRID}
+_SECTIONS = {"start": options.START, "record": options.RECORD, "base": options.GRID, "grid.0": options.GRID}

@@ -24,7 +24,7 @@ def run() -> int:
     print(f"dlnjax {_version('dlnjax')}, Python {platform.python_version()}, {platform.platform()}")
     for extra, names in _PACKAGES.items():
         print(f"  {extra:<9} {', '.join(f'{name} {_version(name)}' for name in names)}")
-    from dlnjax.sweep import devices
+    from dlnjax.sweep.compute import devices
 
     devices.prepare("float64")
     import jax

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dlnjax.sweep import devices, plan, store
-from dlnjax.sweep.cells import Sweep
+from dlnjax.sweep import plan, store
+from dlnjax.sweep.compute import devices
+from dlnjax.sweep.config.sweep import Sweep
 from dlnjax.sweep.plan import Shard
 
 
@@ -31,26 +32,26 @@ def _costs(sweep: Sweep, left: list[Shard]) -> list[str]:
     devices.prepare(sweep.precision)
     import jax
 
-    from dlnjax.sweep import estimate
+    from dlnjax.sweep.compute import cost
 
-    found = estimate.costs(sweep, left)
-    lines = [f"programs to compile: {len(found)}"]
-    for cost in found:
-        program = cost.program
+    programs = cost.costs(sweep, left)
+    lines = [f"programs to compile: {len(programs)}"]
+    for each in programs:
+        program = each.program
         what = (program.engine, f"width {program.width}", program.precision, program.optimizer)
         name = ", ".join((*what, program.retraction, program.data))
-        took = "not tried" if cost.seconds is None else _time(cost.seconds)
+        took = "not tried" if each.seconds is None else _time(each.seconds)
         lines.append(
-            f"  {name}: {cost.shards} shards, at most {cost.steps} steps; {took}, {_bytes(cost.memory)}"
+            f"  {name}: {each.shards} shards, at most {each.steps} steps; {took}, {_bytes(each.memory)}"
         )
-    seconds = [cost.seconds + cost.compiling for cost in found if cost.seconds is not None]
+    seconds = [each.seconds + each.compiling for each in programs if each.seconds is not None]
     where = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
-    rest = "" if len(seconds) == len(found) else ", without the programs that were not tried"
+    rest = "" if len(seconds) == len(programs) else ", without the programs that were not tried"
     lines.append(f"time: about {_time(sum(seconds))} here ({where}, one process){rest}; figures not counted")
-    largest, room = max(cost.memory for cost in found), estimate.memory_available()
+    largest, room = max(each.memory for each in programs), cost.memory_available()
     fits = (
         ""
-        if all(cost.fits for cost in found)
+        if all(each.fits for each in programs)
         else "; this does NOT fit: take fewer seeds, or a narrower network"
     )
     lines.append(

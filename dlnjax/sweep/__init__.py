@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from dlnjax.sweep.parts.own import PartError, own
-from dlnjax.sweep.spec import Cell, SpecError, Sweep, grid, load
+from dlnjax.sweep.config.loading import Cell, SpecError, Sweep, grid, load
+from dlnjax.sweep.config.user_functions import PartError, own
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dlnjax._types import Params
-    from dlnjax.sweep.drive import Outcome
+    from dlnjax.sweep.driver.run import Outcome
 
 __all__ = ["Cell", "PartError", "SpecError", "Sweep", "grid", "load", "own", "params", "read", "run"]
 
@@ -51,14 +51,15 @@ def run(
       manifest.ConfigChanged: the folder holds the results of another sweep.
       PartError: functions of the sweep are missing, or cannot follow it into other processes.
     """
-    from dlnjax.sweep import drive, engines
-    from dlnjax.sweep import progress as listeners
+    from dlnjax.sweep.driver import executors
+    from dlnjax.sweep.driver import progress as listeners
+    from dlnjax.sweep.driver.run import run as run_sweep
 
     listen = listeners.choose(progress, stream)
     if not workers:
-        return drive.run(sweep, out, executor=executor, extend=extend, listen=listen)
-    with engines.Workers(workers) as pool:
-        return drive.run(sweep, out, executor=pool, extend=extend, listen=listen)
+        return run_sweep(sweep, out, executor=executor, extend=extend, listen=listen)
+    with executors.Workers(workers) as pool:
+        return run_sweep(sweep, out, executor=pool, extend=extend, listen=listen)
 
 
 def read(out: Path | str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -75,6 +76,6 @@ def read(out: Path | str, columns: Sequence[str] | None = None) -> pa.Table:
 
 def params(out: Path | str, cell: Cell | Mapping[str, Any] | str) -> Params:
     """A cell's trained weights, kept with ``keep_params = true``; see ``sweep.weights.params``."""
-    from dlnjax.sweep import weights
+    from dlnjax.sweep.store import extra_columns
 
-    return weights.params(out, cell)
+    return extra_columns.params(out, cell)

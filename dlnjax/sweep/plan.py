@@ -8,14 +8,15 @@ cells alone, not on the machine.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from statistics import median_low
 
-from dlnjax.sweep import store
-from dlnjax.sweep.cells import Cell, Sweep
+from dlnjax.sweep.config.cell import Cell
+from dlnjax.sweep.config.sweep import Sweep
 
 #: Cells a shard holds at most.
 CAPACITY = 1024
@@ -71,6 +72,17 @@ def general(cell: Cell, padded: bool) -> Program:
     return replace(program(cell), engine="general", lead=lead)
 
 
+def shard_name(keys: Iterable[str], numbers: str = "") -> str:
+    """The name of the shard of these cells, in this order: 16 hexadecimal digits.
+
+    Args:
+      keys: the cells' keys (sha256, hexadecimal).
+      numbers: what else changes the numbers of a shard, in words; keep it in the table's schema metadata
+        under ``numbers``, from where ``store.verify`` reads it.
+    """
+    return hashlib.sha256("\n".join([numbers, *keys]).encode()).hexdigest()[:16]
+
+
 def shards(sweep: Sweep, cells: Iterable[Cell] | None = None) -> list[Shard]:
     """The partition of a sweep's cells (or of some of them) into shards, in grid order, the widest networks first.
 
@@ -90,7 +102,7 @@ def shards(sweep: Sweep, cells: Iterable[Cell] | None = None) -> list[Shard]:
         depths[kind] = max(depths[kind], *(cell.depth for cell in group))
     return [
         Shard(
-            store.shard_name([sweep.key(cell) for cell in piece]),
+            shard_name([sweep.key(cell) for cell in piece]),
             piece,
             kind,
             batches[kind],

@@ -1,0 +1,1 @@
+"""Campaigns: statements of the theory checked on many random instances."""

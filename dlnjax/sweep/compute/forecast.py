@@ -1,0 +1,89 @@
+"""The rate that theory predicts for a cell of the general path, from its solution; None where there is none.
+
+Linear networks on statistics: ``theory.rates``; losses of the product, and activations: ``theory.hessian``. A step rule
+that is a fraction of a predicted step reads the rate of Riemannian gradient descent whatever the optimizer, so that all
+optimizers get the same steps. What is stored as the prediction holds for the cell's own optimizer or is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from dlnjax._types import Rate
+from dlnjax.problem import Quadratic
+from dlnjax.reduced import LayerScales
+from dlnjax.sweep.compute import layers, problems
+from dlnjax.sweep.compute.step_rules import at_step
+from dlnjax.sweep.config import registry
+from dlnjax.sweep.config.cell import Cell
+from dlnjax.theory import hessian, rates
+
+
+def unit_rate(
+    cell: Cell, form: layers.Shape, solved: Sequence[np.ndarray], arrays: dict[str, Any], scales: LayerScales
+) -> Rate | None:
+    """The rate of Riemannian gradient descent at ``mu = 1``, at the layers of a solution.
+
+    Args:
+      solved: N matrices. arrays: those of one cell that its problem is built from.
+      scales: three plain numbers.
+    """
+    if cell.free == "none" or not ({"square", "loss", "x"} & arrays.keys()):
+        return None
+    given: dict[str, Any] = {
+        "step_size": 1.0,
+        "scales": [scales[kind] for kind in form.pace],
+        "constrained": tuple(kind != 0 for kind in form.pace),
+    }
+    params: Any = tuple(solved)
+    try:
+        if "loss" in arrays:
+            return _finite(hessian.predict_product(params, arrays["loss"], **given))
+        if cell.activation != "linear":
+            phi = registry.ACTIVATIONS.get(cell.activation)
+            return _finite(hessian.predict_network(params, arrays["x"], phi(jax), **given)) if phi else None
+        return _finite(rates.predict(params, _square(arrays), **given))
+    except (ValueError, np.linalg.LinAlgError):  # singular there: no answer
+        return None
+
+
+def _finite(rate: Rate) -> Rate | None:
+    return (
+        rate
+        if all(math.isfinite(x) for x in (rate.factor, rate.eigenvalue_min, rate.eigenvalue_max))
+        else None
+    )
+
+
+def _square(arrays: dict[str, Any]) -> Quadratic:
+    """The statistics on the host, the covariance a matrix."""
+    if "square" in arrays:
+        found = jax.tree.map(lambda a: np.asarray(a, np.float64), arrays["square"])
+        if found.covariance is None or found.covariance.ndim == 2:
+            return found
+        return replace(found, covariance=np.diag(found.covariance), root=np.diag(found.root))
+    x, y = np.asarray(arrays["x"], np.float64), np.asarray(arrays["y"], np.float64)
+    count, target = x.shape[1], y @ x.T / x.shape[1]
+    eye = np.eye(len(x))
+    return Quadratic(target, target, np.zeros(()), count * eye, count**0.5 * eye)  # type: ignore[arg-type]
+
+
+def own_rate(cell: Cell, unit: Rate | None, step_size: float) -> Rate | None:
+    """The prediction for the cell's optimizer, from the rate of Riemannian gradient descent at ``mu = 1``."""
+    applies = cell.batch_size == 0 and cell.free in ("first", "last", "middle")
+    if unit is None or not applies or not registry.optimizer(cell.optimizer).reduced:
+        return None
+    if cell.momentum and not 0 < unit.eigenvalue_min <= unit.eigenvalue_max:
+        return None
+    return at_step(unit, step_size, cell.momentum)
+
+
+def one(drawn: problems.Drawn, i: int) -> dict[str, Any]:
+    """The arrays of cell i."""
+    return {**drawn.shared, **jax.tree.map(lambda a: a[i], drawn.each)}

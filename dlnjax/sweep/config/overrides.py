@@ -1,0 +1,143 @@
+"""Overrides ``key=value`` from the command line, put into the raw tables before these are validated.
+
+A bare key has one home among the sections; a grid key goes to ``[base]`` and to every ``[[grid]]`` that sets
+it. A dotted key (``record.records``, ``base.width``, ``grid.0.depth``) sets one place. The value is TOML;
+what is no TOML is taken as a string, and the checks of the key tell whether that will do.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterable
+from typing import Any
+
+from dlnjax.sweep.config import options, validators
+from dlnjax.sweep.config.toml import one_line
+
+
+def apply(raw: dict[str, Any], overrides: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """Change ``raw`` in place.
+
+    Returns:
+      The origin of every key set (``path -> --set key=value``), and a line for every override that cannot be
+      placed. Whether a placed value is right is for the reader of the configuration to say.
+    """
+    origins: dict[str, str] = {}
+    lines = []
+    for override in overrides:
+        label = f"--set {one_line(override, 100)}"
+        try:
+            for path in _place(raw, override):
+                origins[path] = label
+        except validators.Complaint as complaint:
+            lines.append(f"{label}: {complaint}")
+    return origins, lines
+
+
+def apply_flat(raw: dict[str, Any], overrides: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """As :func:`apply` for a configuration without sections: every key stands at its top."""
+    origins: dict[str, str] = {}
+    lines = []
+    for override in overrides:
+        label = f"--set {one_line(override, 100)}"
+        name, sign, text = (part.strip() for part in override.partition("="))
+        if not sign or not name or not text:
+            lines.append(f"{label}: is not key=value; write for example --set instances=20")
+        else:
+            raw[name] = _parse(text)
+            origins[name] = label
+    return origins, lines
+
+
+def _place(raw: dict[str, Any], override: str) -> list[str]:
+    """Set one override; the paths it set."""
+    name, sign, text = override.partition("=")
+    name, text = name.strip(), text.strip()
+    if not sign or not name or not text:
+        raise validators.Complaint("is not key=value; write for example --set depth=[2,4]")
+    value = _parse(text)
+    if name in ("path", "problem.path") and type(value) is str:
+        value = os.path.abspath(os.path.expanduser(value))  # a shell completes names in its own folder
+    parts = name.split(".")
+    if name in options.TOP:
+        raw[name] = value
+        return [name]
+    if len(parts) == 1:
+        return _bare(raw, name, value)
+    return [_dotted(raw, parts, value)]
+
+
+def _bare(raw: dict[str, Any], name: str, value: Any) -> list[str]:
+    section = options.home(name)
+    if section is None:
+        if name in (*options.SECTIONS, "grid"):
+            raise validators.Complaint(f"{name} is a section; name one of its keys, as in {_example(name)}")
+        near = validators.nearest(name, options.names())
+        known = f"did you mean {near}?" if near else f"known are: {', '.join(options.names())}"
+        raise validators.Complaint(f"{one_line(name)} is not a key; {known}")
+    if section != "base":
+        return [_set(raw, section, name, value)]
+    tables = raw["grid"] if isinstance(raw.get("grid"), list) else []
+    for table in tables:  # one place is enough, and a mistake in it is told once
+        if isinstance(table, dict):
+            table.pop(name, None)
+    return [_set(raw, "base", name, value)]
+
+
+def _dotted(raw: dict[str, Any], parts: list[str], value: Any) -> str:
+    if parts[0] == "grid":
+        return _numbered(raw, parts, value)
+    if parts[0] not in options.SECTIONS or len(parts) != 2:
+        near = validators.nearest(parts[0], (*options.SECTIONS, "grid"))
+        hint = (
+            f"did you mean {near}?"
+            if near and near != parts[0]
+            else f"write for example {_example('record')}"
+        )
+        raise validators.Complaint(f"{one_line('.'.join(parts))} is not a key; {hint}")
+    return _set(raw, parts[0], parts[1], value)
+
+
+def _numbered(raw: dict[str, Any], parts: list[str], value: Any) -> str:
+    """``grid.0.depth``: one key of one ``[[grid]]``."""
+    tables = raw["grid"] if isinstance(raw.get("grid"), list) else []
+    if len(parts) != 3 or not re.fullmatch(r"[0-9]{1,6}", parts[1]):
+        raise validators.Complaint(
+            f"{one_line('.'.join(parts))} is not a key; write for example {_example('grid')}"
+        )
+    if int(parts[1]) >= len(tables) or not isinstance(tables[int(parts[1])], dict):
+        raise validators.Complaint(
+            f"grid.{parts[1]} does not exist; the config has {len(tables)}, counted from grid.0"
+        )
+    index = int(parts[1])
+    tables[index][parts[2]] = value
+    return f"grid.{index}.{parts[2]}"
+
+
+def _set(raw: dict[str, Any], section: str, name: str, value: Any) -> str:
+    table = raw.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise validators.Complaint(f"{section} is not a table in the config; write [{section}] there")
+    table[name] = value
+    return f"{section}.{name}"
+
+
+def _parse(text: str) -> Any:
+    """A TOML value, or the text itself."""
+    try:
+        found = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return found["value"] if len(found) == 1 else text  # more keys: a newline in the text
+
+
+def _example(section: str) -> str:
+    return {
+        "problem": "problem.output_dim=10",
+        "start": "start.distance=0.1",
+        "record": "record.records=512",
+        "base": "base.width=[4]",
+        "grid": "grid.0.depth=[2,4]",
+    }[section]

@@ -1,0 +1,1 @@
+"""Runs a sweep: schedules shards over executors, keeps their results, and reports progress."""

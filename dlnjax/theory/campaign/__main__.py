@@ -1,7 +1,0 @@
-"""``python -m dlnjax.theory.campaign``."""
-
-import sys
-
-from dlnjax.theory.campaign import main
-
-sys.exit(main())
