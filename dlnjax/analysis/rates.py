@@ -26,7 +26,7 @@ _MIN_RECORDS = 12
 _MIN_DECAY = 2.0
 #: A slope known no better than this, relatively, has not settled.
 _MAX_UNCERTAINTY = 3e-3
-#: Half width of the interval in units of the error bound (calibrated in tests/test_analysis_rates.py).
+#: Half width of the interval in units of the error bound (calibrated in tests/analysis/test_analysis_rates.py).
 _COVERAGE = 3.0
 #: Levels above the floor at which a window may end.
 _CLEARANCE = (30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 1e5, 1e7)

@@ -20,7 +20,7 @@ from dlnjax.cli import commands, doctor, parser, template
 from dlnjax.sweep.compute import cost, devices
 from dlnjax.sweep.config import loading, options
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[2] / "results"
 
 # --- the command line -------------------------------------------------------------------------------
 
@@ -358,7 +358,7 @@ def test_cache_folder_is_the_users(monkeypatch, tmp_path):
 )
 def test_prepared_process(precision, variables, told, tmp_path):
     code = (
-        "import sys; from dlnjax.sweep import devices; devices.prepare(sys.argv[1], cpu_devices=3)\n"
+        "import sys; from dlnjax.sweep.compute import devices; devices.prepare(sys.argv[1], cpu_devices=3)\n"
         "import jax; print(len(jax.devices()), jax.numpy.ones(1).dtype)"
     )
     variables = {k: v for k, v in variables.items() if v} | {

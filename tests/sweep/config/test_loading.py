@@ -207,7 +207,7 @@ def test_python_needs_what_a_config_needs():
 
 def test_reading_a_config_imports_no_jax(config):
     code = (
-        "import sys; from dlnjax.sweep import spec; spec.load(sys.argv[1]);"
+        "import sys; from dlnjax.sweep.config import loading; loading.load(sys.argv[1]);"
         "print('jax' in sys.modules, 'numpy' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, config()], capture_output=True, text=True, check=True)

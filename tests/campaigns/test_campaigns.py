@@ -15,7 +15,7 @@ from dlnjax.sweep.compute import devices
 from dlnjax.sweep.config import loading
 from dlnjax.sweep.store import manifest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GAUGE = 'study = "g"\ncampaign = "gauge"\ninstances = 5\nrestarts = 2\nstep_instances = 3\nsteps = 2\n'
 
 

@@ -27,7 +27,7 @@ def test_a_bad_cell_among_good_ones(tmp_path):
 def test_the_check_can_fail(tmp_path):
     sweep = faults.sweep_of(4)
     shards = faults.standin.planner(sweep, sweep.cells())
-    faults.drive.run(sweep, tmp_path, planner=faults.standin.planner, work=faults.standin.work)
+    faults.driver.run(sweep, tmp_path, planner=faults.standin.planner, work=faults.standin.work)
     faults.check(tmp_path, 4)
     faults.store.path(tmp_path, shards[2].name).unlink()
     with pytest.raises(AssertionError):

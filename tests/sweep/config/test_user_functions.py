@@ -212,7 +212,7 @@ if __name__ == "__main__":
 @pytest.mark.slow
 def test_a_script_of_ten_lines_with_workers(tmp_path):
     (tmp_path / "study.py").write_text(_SCRIPT)
-    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     for ran in (1, 0):
         run = subprocess.run(
             [sys.executable, "study.py"], capture_output=True, text=True, cwd=tmp_path,

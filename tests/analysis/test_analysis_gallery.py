@@ -1,6 +1,6 @@
 """The gallery: its figures show the numbers given, and every figure looks as it was when last looked at.
 
-``DLNJAX_BASELINE=write pytest tests/test_analysis_gallery.py`` draws the baselines anew: look at each.
+``DLNJAX_BASELINE=write pytest tests/analysis/test_analysis_gallery.py`` draws the baselines anew: look at each.
 """
 
 import io
@@ -15,7 +15,7 @@ from PIL import Image
 
 from dlnjax.analysis import figures, tables
 
-BASELINE = Path(__file__).parent / "baseline"
+BASELINE = Path(__file__).parents[1] / "baseline"
 #: Root mean square over pixels and channels, of 255. Another rounding of a glyph gives below 1, a moved line above 4.
 TOLERANCE = 2.0
 

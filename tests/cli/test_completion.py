@@ -12,7 +12,7 @@ from cli_cases import call
 from dlnjax.cli import complete, parser
 from dlnjax.sweep.config import options
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -136,10 +137,10 @@ def test_a_flipped_bit_is_not_read_as_a_number(tmp_path, sweep):
 
 def test_newer_schema_is_refused_and_older_ones_are_upgraded(tmp_path, sweep, monkeypatch):
     shard = _fill(tmp_path, sweep)[0]
-    monkeypatch.setattr(store, "SCHEMA_VERSION", 0)
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 0)
     with pytest.raises(ValueError, match="schema version 2, this dlnjax reads up to 0"):
         store.read_shard(tmp_path, shard.name)
-    monkeypatch.setattr(store, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 3)
     monkeypatch.setitem(schema._UPGRADES, 2, lambda t: t.append_column("new", pa.nulls(len(t), pa.int64())))
     assert "new" in store.read_shard(tmp_path, shard.name).column_names
 
@@ -147,10 +148,10 @@ def test_newer_schema_is_refused_and_older_ones_are_upgraded(tmp_path, sweep, mo
 def test_a_shard_from_before_there_were_parts_has_them_at_their_default(tmp_path, sweep, monkeypatch):
     name = _fill(tmp_path, sweep)[0].name
     new = store.read_shard(tmp_path, name)
-    monkeypatch.setattr(store, "SCHEMA_VERSION", 1)
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 1)
     store.path(tmp_path, name).unlink()
     store.write(tmp_path, name, new.drop_columns([n for n in new.column_names if n in schema._PARTS]))
-    monkeypatch.setattr(store, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 2)
     assert store.read_shard(tmp_path, name).select(new.column_names).equals(new)
     assert store.read_shard(tmp_path, name, ["cell", "free"])["free"].to_pylist() == ["first"] * len(new)
 
@@ -170,7 +171,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, sweep):
         "try: store.write(sys.argv[1], shard.name, standin.work(s, shard, None))\n"
         "except OSError: sys.exit(7)"
     )
-    here = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=here).returncode == 7
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 2000
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []

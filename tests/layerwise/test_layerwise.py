@@ -147,7 +147,7 @@ def test_chunks_move_every_layer_once_whatever_their_number(count, monkeypatch):
     run = jnp.stack(initial.haar(jax.random.key(0), (5,) * 9, 1.0))
     run = jnp.where(jnp.arange(8)[:, None, None] < count, run, jnp.eye(5))
     drawn = np.random.default_rng(0).standard_normal((5, 5)) / 20
-    turn = layerwise.turn_of(jnp.asarray(drawn - drawn.T))
+    turn = engine.turn_of(jnp.asarray(drawn - drawn.T))
     rows = run.reshape(8, -1)
     moved, after, prefix = chunked.turned(rows, turn, jnp.int32(count))
     rotation, layers, product = np.eye(5) + np.asarray(turn), np.asarray(run), np.eye(5)

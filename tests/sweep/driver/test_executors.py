@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 import standin
@@ -14,11 +15,11 @@ import standin
 from dlnjax.sweep import store
 from dlnjax.sweep.driver import executors, launch, run
 
-HERE = os.path.dirname(__file__)
+HERE = str(Path(__file__).parents[2])
 RUN = (
-    "import sys, standin; from dlnjax.sweep import drive\n"
+    "import sys, standin; from dlnjax.sweep.driver import run\n"
     "s = standin.Sweep(depths=tuple(range(2, 22)), seeds=1, size=1, delay=0.05)\n"
-    "print(drive.run(s, sys.argv[1], planner=standin.planner, work=standin.work).ran, flush=True)\n"
+    "print(run.run(s, sys.argv[1], planner=standin.planner, work=standin.work).ran, flush=True)\n"
 )
 SWEEP = standin.Sweep(depths=tuple(range(2, 22)), seeds=1, size=1, delay=0.05)
 
@@ -107,7 +108,7 @@ def test_two_distributed_processes_share_a_folder(tmp_path, importable):
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     code = (
-        "import sys; from dlnjax.sweep import launch\n"
+        "import sys; from dlnjax.sweep.driver import launch\n"
         f"launch.hosts('localhost:{port}', 2, int(sys.argv[2]))\n"
         "import jax; assert jax.process_count() == 2\n" + RUN
     )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,7 +21,7 @@ from dlnjax.sweep.driver import executors, progress
 from dlnjax.sweep.driver import run as driver
 from dlnjax.sweep.store import leases, manifest
 
-HERE = os.path.dirname(__file__)
+HERE = str(Path(__file__).parents[2])
 
 
 def run(sweep, out, **options):
@@ -30,9 +31,9 @@ def run(sweep, out, **options):
 def launch(out, *, depths=30, delay=0.05):
     """A runner in a process of its own."""
     code = (
-        "import sys, standin; from dlnjax.sweep import drive\n"
+        "import sys, standin; from dlnjax.sweep.driver import run\n"
         f"s = standin.Sweep(depths=tuple(range(2, {depths + 2})), seeds=1, size=1, delay={delay})\n"
-        "o = drive.run(s, sys.argv[1], planner=standin.planner, work=standin.work)\n"
+        "o = run.run(s, sys.argv[1], planner=standin.planner, work=standin.work)\n"
         "print(o.ran, flush=True)"
     )
     environment = {**os.environ, "PYTHONPATH": HERE}
@@ -161,9 +162,9 @@ def test_a_shard_that_kills_every_worker_is_given_up(tmp_path):
 
 def test_a_worker_outlives_no_driver(tmp_path):
     code = (
-        "import time, sys; from dlnjax.sweep import engines\n"
+        "import time, sys; from dlnjax.sweep.driver import executors\n"
         "if __name__ == '__main__':\n"
-        "    pool = engines.Workers(1); pool.submit(time.sleep, 0).result()\n"
+        "    pool = executors.Workers(1); pool.submit(time.sleep, 0).result()\n"
         "    print(pool.pids()[0], flush=True); pool.submit(time.sleep, 600); time.sleep(600)"
     )
     script = tmp_path / "driver.py"

@@ -16,7 +16,7 @@ from dlnjax.sweep.compute import execute, layers, problems
 from dlnjax.sweep.config import loading, registry
 from dlnjax.theory import hessian
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 BASE = {
     "study": "parts", "kind": "teacher", "input_dim": 4, "output_dim": 4, "singular_values": [1.0, 0.6], "width": 2,
     "records": 128, "max_steps": 640, "start": "near", "step_rule": "fixed", "step": 0.2, "engine": "auto",

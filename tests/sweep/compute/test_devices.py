@@ -17,9 +17,11 @@ CODE = """
 import json, sys
 import jax
 from jax.sharding import AxisType, Mesh
-from dlnjax.sweep import blocks, devices, execute, instance, plan, spec
+from dlnjax.sweep import plan
+from dlnjax.sweep.compute import batching, devices, execute, instances
+from dlnjax.sweep.config import loading
 devices.prepare("float32" if sys.argv[2] == "float32" else "float64")
-sweep = spec.grid(
+sweep = loading.grid(
     study="devices", kind="teacher", input_dim=6, output_dim=5, singular_values=[1.0, 0.7], width=3, depth=6,
     start="near", step_rule="middle", step=[0.05, 0.4], seed=list(range(4)), records=128, max_steps=1024,
     engine=sys.argv[1], precision=sys.argv[2], depth_of_fit=1e-10 if sys.argv[2] == "float64" else 1e-6,
@@ -29,8 +31,8 @@ sweep = spec.grid(
 found = {}
 for count in map(int, sys.argv[3:]):
     some = jax.local_devices()[:count]
-    blocks.mesh = lambda batch, some=some: Mesh(some, ("cells",), axis_types=(AxisType.Auto,))
-    for kept in (execute._programs, instance._traced, instance._programs):
+    batching.mesh = lambda batch, some=some: Mesh(some, ("cells",), axis_types=(AxisType.Auto,))
+    for kept in (execute._programs, instances._traced, instances._programs):
         kept.clear()
     table = execute.shard(sweep, shard)
     (compiled,) = execute._programs.values()
