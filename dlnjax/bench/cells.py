@@ -76,11 +76,11 @@ def run(keys: dict[str, Any], cache: str) -> dict[str, Any]:
         seconds = time.perf_counter() - begin
     if not outcome.complete:
         raise RuntimeError(f"{len(outcome.failed)} shards failed: {next(iter(outcome.failed.values()), '')}")
-    from dlnjax.sweep.compute import execute
+    from dlnjax.sweep.compute import session
 
     return {
         "cells": outcome.cells,
-        "training_programs": execute.compilations(),
+        "training_programs": len(session.shared().training),
         "programs": outcome.compilations,
         "compile_seconds": outcome.compile_seconds,
         "compile_waited": outcome.compile_waited,

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from dlnjax import train
 from dlnjax._types import Rate, Status, Trace
-from dlnjax.sweep.compute.instances import Instances, TwoLayer
-from dlnjax.sweep.compute.step_rules import Settings, at_step, cell_scales, first_is_known, unit_rate
-from dlnjax.sweep.config import registry
+from dlnjax.sweep.compute.backend import Instances
+from dlnjax.sweep.compute.step_rules import NO_RATE, Settings, applies, at_step, cell_scales
 from dlnjax.sweep.config.cell import Cell
 from dlnjax.sweep.config.sweep import Sweep
 from dlnjax.theory import guarantee
@@ -27,49 +27,59 @@ def columns(
     sweep: Sweep,
     cells: Sequence[Cell],
     instances: Instances,
-    chosen: Settings,
-    ended: TwoLayer,
+    settings: Settings,
+    result: Any,
     trace: Trace,
     seconds: float,
 ) -> dict[str, Any]:
-    """The columns of ``store.schema``, each with an entry a cell.
+    """The columns of ``schema.arrow_schema``, each with an entry per cell.
 
     Args:
-      instances, chosen: what the cells started from.
-      ended: the trained two-layer form, B cells (or more, which are left out) in front.
+      instances, settings: what the n cells started from.
+      result: ``loop.Ended.result``: numpy arrays, n cells (or more, which are left out) in front.
       trace: numpy arrays, as many cells in front.
       seconds: wall clock, a cell's share.
     """
     count = len(cells)
-    trace = _host(Trace, trace, count)
-    found: dict[str, Any] = {name: [getattr(cell, name) for cell in cells] for name in cells[0].coordinates()}
-    found["cell"] = [sweep.key(cell) for cell in cells]
-    found |= {"seconds": np.full(count, seconds), "rank": np.full(count, instances.rank)}
-    rates = _rates_found(sweep, cells, instances, chosen, ended, np.asarray(trace.status)[:, -1])
-    found |= _outcomes(trace, sweep.record.tolerance, rates) | _curves(trace)
-    found |= _predictions(rates, chosen, count)
-    found["guaranteed_factor"] = _guarantees(sweep, cells, instances, chosen)
-    return found
+    arrays: Any = (np.asarray(leaf)[:count] for leaf in trace)
+    trace = _judged(cells[0], Trace(*arrays))
+    rates = _rates_reached(cells, instances, settings, result, np.asarray(trace.status)[:, -1])
+    columns: dict[str, Any] = {
+        name: [getattr(cell, name) for cell in cells] for name in cells[0].coordinates()
+    }
+    columns["cell"] = [sweep.key(cell) for cell in cells]
+    columns["seconds"] = np.full(count, seconds)
+    columns["rank"] = None if instances.rank is None else np.full(count, instances.rank)
+    columns |= _outcomes(trace, sweep.record.tolerance, rates) | _curves(trace)
+    columns |= _predictions(rates, settings, count)
+    columns["guaranteed_factor"] = _guarantees(sweep, cells, instances, settings)
+    if instances.curvature is not None:
+        columns |= dict(zip(("curvature_min", "curvature_max"), instances.curvature.T, strict=True))
+    return columns
 
 
-def _host(kind: Any, tree: Any, count: int) -> Any:
-    """The first ``count`` cells of a batch as numpy arrays; JAX's would compile a program for every slice."""
-    return kind(*(np.asarray(leaf)[:count] for leaf in tree))
+def _judged(lead: Cell, trace: Trace) -> Trace:
+    """On mini-batches a run ends in noise of bounded size: that is no divergence."""
+    if not lead.batch_size:
+        return trace
+    bounded = trace.distance[:, -1] <= train.BLOWUP * trace.distance[:, 0]
+    noisy = bounded[:, None] & (trace.status == Status.DIVERGED)
+    return trace._replace(status=np.where(noisy, Status.RUNNING, trace.status))
 
 
-def _rates_found(sweep, cells, instances, chosen, ended, status: np.ndarray) -> Rate | None:
-    """The rates at the solutions found; where a solution is unique up to rotations, those predicted before."""
-    lead = cells[0]
-    if not registry.optimizer(lead.optimizer).reduced:
-        return None  # the layers do not stay orthonormal: the operator of the start does not apply
-    converged = np.flatnonzero(status == Status.CONVERGED)
-    if first_is_known(lead, instances) or not converged.size:
-        return chosen.predicted
-    here = instances._replace(solution=_host(TwoLayer, ended, len(cells)))
-    rates = Rate(*(np.array(column) for column in chosen.predicted))
-    for i in converged.tolist():
-        unit = unit_rate(sweep, lead, here, i, cell_scales(chosen.scales, i))
-        for column, value in zip(rates, at_step(unit, chosen.step_size[i], chosen.momentum[i]), strict=True):
+def _rates_reached(
+    cells: Sequence[Cell], instances: Instances, settings: Settings, result: Any, status: np.ndarray
+) -> Rate | None:
+    """The rates at the solutions reached; where every solution has the same, those predicted before."""
+    if not applies(cells[0]):
+        return None
+    if instances.unique:
+        return settings.predicted
+    rates = Rate(*(np.array(column) for column in settings.predicted))
+    for i in np.flatnonzero((status == Status.CONVERGED) & ~np.isnan(rates.factor)).tolist():
+        unit = instances.unit_rate(i, cell_scales(settings.scales, i), result) or NO_RATE
+        here = at_step(unit, settings.step_size[i], settings.momentum[i])
+        for column, value in zip(rates, here, strict=True):
             column[i] = value
     return rates
 
@@ -98,7 +108,8 @@ def _reason(trace: Any, i: int, rates: Rate | None) -> str:
         finite = math.isfinite(last)
         what = f"error {relative:.3g} times its start and no progress" if finite else "a number is not finite"
         return f"{what}, seen at step {int(trace.first_bad_step[i])}"
-    predicted = f"; predicted factor {rates.factor[i]:.9g}" if rates is not None else ""
+    factor = math.nan if rates is None else rates.factor[i]
+    predicted = "" if math.isnan(factor) else f"; predicted factor {factor:.9g}"
     return f"error {relative:.3g} times its start after {int(trace.step[i, -1])} steps{predicted}"
 
 
@@ -121,8 +132,8 @@ def iterations(step: np.ndarray, distance: np.ndarray, tolerance: float) -> np.m
         low = np.maximum(distance[cell, after], np.finfo(float).tiny)
         part = np.where(low < high, np.log(high / goal) / np.log(high / low), 1.0)
         between = step[cell, before] + part * (step[cell, after] - step[cell, before])
-    found = np.where(after > 0, np.ceil(between), 0)
-    return np.ma.array(np.nan_to_num(found).astype(np.int64), mask=~reached.any(axis=1))
+    first = np.where(after > 0, np.ceil(between), 0)
+    return np.ma.array(np.nan_to_num(first).astype(np.int64), mask=~reached.any(axis=1))
 
 
 def _curves(trace: Trace) -> dict[str, Any]:
@@ -130,36 +141,35 @@ def _curves(trace: Trace) -> dict[str, Any]:
     return {f"curve_{name}": np.asarray(getattr(trace, name), np.float64) for name in names}
 
 
-def _predictions(rates: Rate | None, chosen: Settings, count: int) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "step_size": chosen.step_size,
-        "scale_middle": chosen.scales.middle,
-        "scale_last": chosen.scales.last,
-        "interval": np.full(count, chosen.interval),
+def _predictions(rates: Rate | None, settings: Settings, count: int) -> dict[str, Any]:
+    columns: dict[str, Any] = {
+        "step_size": settings.step_size,
+        "scale_middle": settings.scales.middle,
+        "scale_last": settings.scales.last,
+        "interval": np.full(count, settings.interval),
     }
     if rates is not None:
-        found["predicted_factor"] = rates.factor
-        found |= {name: np.ma.masked_invalid(getattr(rates, name)) for name in _PREDICTED}
-    return found
+        columns["predicted_factor"] = np.ma.masked_invalid(rates.factor)
+        columns |= {name: np.ma.masked_invalid(getattr(rates, name)) for name in _PREDICTED}
+    return columns
 
 
-def _guarantees(sweep: Sweep, cells: Sequence[Cell], instances: Instances, chosen: Settings) -> Any:
+def _guarantees(sweep: Sweep, cells: Sequence[Cell], instances: Instances, settings: Settings) -> Any:
     """The factors that the derived theorem guarantees, masked where it does not apply (dlnjax.theory.guarantee).
 
     The start's gauge-invariant distance is bounded by the one to the solution as drawn.
     """
     spec, lead, count = sweep.problem, cells[0], len(cells)
-    if spec.kind != "teacher" or lead.optimizer != "rgd" or lead.retraction != "polar":
+    if (lead.optimizer, lead.retraction) != ("rgd", "polar") or (
+        distance := instances.start_distance()
+    ) is None:
         return None
     dims = (spec.input_dim or 0, *([lead.width] * (lead.depth - 1)), spec.output_dim or 0)
-    pairs = zip(instances.solution, instances.start, strict=True)
-    gaps = [np.linalg.norm(np.asarray(a)[:count] - np.asarray(b)[:count], axis=(-2, -1)) for a, b in pairs]
-    distance = np.hypot(gaps[0], max(spec.singular_values) * gaps[1])
     factor, inside = np.zeros(count), np.zeros(count, bool)
-    for size in np.unique(chosen.step_size):
-        here = chosen.step_size == size
-        scales = cell_scales(chosen.scales, int(np.argmax(here)))
-        found = guarantee.from_spectrum(spec.singular_values, dims=dims, step_size=size, scales=scales)
-        if found.applies:
-            factor[here], inside[here] = found.factor, distance[here] <= found.radius
+    for size in np.unique(settings.step_size):
+        here = settings.step_size == size
+        scales = cell_scales(settings.scales, int(np.argmax(here)))
+        theorem = guarantee.from_spectrum(spec.singular_values, dims=dims, step_size=size, scales=scales)
+        if theorem.applies:
+            factor[here], inside[here] = theorem.factor, distance[here] <= theorem.radius
     return np.ma.array(factor, mask=~inside)

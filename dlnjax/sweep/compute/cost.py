@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dlnjax.sweep.compute import compilation, execute
+from dlnjax.sweep.compute import programs, step_rules
+from dlnjax.sweep.compute.backends import BACKENDS
+from dlnjax.sweep.compute.session import Compiled, Session
 from dlnjax.sweep.config.sweep import Sweep
 from dlnjax.sweep.plan import Program, Shard
 
@@ -97,8 +99,8 @@ def _cost(sweep: Sweep, group: list[Shard]) -> Cost:
 def _interval(sweep: Sweep, shard: Shard) -> int:
     """Steps between two records of a shard, by one cell of each step size: seeds hardly differ."""
     some = tuple({cell.step: cell for cell in shard.cells}.values())
-    way = execute.WAYS[shard.program.engine]
-    return way.resolve(sweep, some, way.prepare(sweep, some, shard)).interval
+    drawn = BACKENDS[shard.program.engine].draw(Session(), sweep, some, shard)
+    return step_rules.resolve(sweep, some, drawn).interval
 
 
 class _Tried(NamedTuple):
@@ -109,13 +111,12 @@ class _Tried(NamedTuple):
 
 def _try(sweep: Sweep, shard: Shard) -> _Tried:
     """One program ready to run, timed at one depth."""
-    way = execute.WAYS[shard.program.engine]
-    instances = way.prepare(sweep, shard.cells, shard)
-    chosen = way.resolve(sweep, shard.cells, instances)
-    execute.forget()
-    before = compilation.spent().seconds
-    compiled, arguments = execute._program(sweep, shard, instances, chosen)
-    compiled_for = compilation.spent().seconds - before
+    kept = Session()  # of its own: what was compiled for the other depth is timed from JAX's cache on disk
+    instances = BACKENDS[shard.program.engine].draw(kept, sweep, shard.cells, shard)
+    settings = step_rules.resolve(sweep, shard.cells, instances)
+    before = kept.compiler.spent().seconds
+    compiled, arguments = programs.ready(kept, sweep, shard, instances, settings)
+    compiled_for = kept.compiler.spent().seconds - before
     blank = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), compiled.blank)
     state = jax.device_put(blank, compiled.sharding, may_alias=False)
     records = 0
@@ -130,7 +131,7 @@ def _try(sweep: Sweep, shard: Shard) -> _Tried:
         return time.perf_counter() - began
 
     seconds(1)  # the first call draws the layers
-    pace = measured(seconds, chosen.interval)
+    pace = measured(seconds, settings.interval)
     return _Tried(pace, compiled_for, _memory(compiled))
 
 
@@ -166,7 +167,7 @@ def _between(ends: Sequence[tuple[float, Pace]], place: float) -> Pace:
     return Pace(*(float(a + part * (b - a)) for a, b in zip(first, last, strict=True)))
 
 
-def _memory(compiled: execute.Compiled) -> int:
+def _memory(compiled: Compiled) -> int:
     """Bytes of a program's arguments, state and room to work, on all its devices, and the state's copy on the host."""
     state = sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(compiled.blank))
     found: Any = compiled.call.memory_analysis()

@@ -12,6 +12,9 @@ import platform
 import sys
 from pathlib import Path
 
+#: Seconds after which a thread that compiles or writes lets the one that feeds the devices go on: with every array
+#: that one gives the interpreter up, and Python's usual 5 ms to have it back add up to a third of a second per shard.
+_SWITCH_INTERVAL = 2e-4
 #: Programs that compile faster than this are not worth a file.
 _WORTH_KEEPING = 0.1  # seconds
 
@@ -31,6 +34,7 @@ def prepare(precision: str, *, cpu_devices: int | None = None) -> None:
         raise ValueError(f"precision {precision!r} is not known; give float32 or float64")
     import jax
 
+    sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL))
     jax.config.update("jax_enable_x64", precision == "float64")
     _count(cores() if cpu_devices is None else cpu_devices)
     folder = cache_folder()

@@ -1,8 +1,7 @@
-"""The rate that theory predicts for a cell of the general path, from its solution; None where there is none.
+"""The rate of Riemannian gradient descent for a cell of the general path, at the layers of a solution.
 
-Linear networks on statistics: ``theory.rates``; losses of the product, and activations: ``theory.hessian``. A step rule
-that is a fraction of a predicted step reads the rate of Riemannian gradient descent whatever the optimizer, so that all
-optimizers get the same steps. What is stored as the prediction holds for the cell's own optimizer or is left out.
+Linear networks on statistics: ``theory.rates``; losses of the product, and activations: ``theory.hessian``. None where
+theory has no answer.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ import numpy as np
 from dlnjax._types import Rate
 from dlnjax.problem import Quadratic
 from dlnjax.reduced import LayerScales
-from dlnjax.sweep.compute import layers, problems
-from dlnjax.sweep.compute.step_rules import at_step
+from dlnjax.sweep.compute import layers
 from dlnjax.sweep.config import registry
 from dlnjax.sweep.config.cell import Cell
 from dlnjax.theory import hessian, rates
@@ -72,18 +70,3 @@ def _square(arrays: dict[str, Any]) -> Quadratic:
     count, target = x.shape[1], y @ x.T / x.shape[1]
     eye = np.eye(len(x))
     return Quadratic(target, target, np.zeros(()), count * eye, count**0.5 * eye)  # type: ignore[arg-type]
-
-
-def own_rate(cell: Cell, unit: Rate | None, step_size: float) -> Rate | None:
-    """The prediction for the cell's optimizer, from the rate of Riemannian gradient descent at ``mu = 1``."""
-    applies = cell.batch_size == 0 and cell.free in ("first", "last", "middle")
-    if unit is None or not applies or not registry.optimizer(cell.optimizer).reduced:
-        return None
-    if cell.momentum and not 0 < unit.eigenvalue_min <= unit.eigenvalue_max:
-        return None
-    return at_step(unit, step_size, cell.momentum)
-
-
-def one(drawn: problems.Drawn, i: int) -> dict[str, Any]:
-    """The arrays of cell i."""
-    return {**drawn.shared, **jax.tree.map(lambda a: a[i], drawn.each)}

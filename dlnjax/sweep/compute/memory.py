@@ -1,5 +1,5 @@
-"""How many cells a device holds at once: predicted from their sizes, held against the compiled program's own account
-and the device's memory, halved when memory runs out all the same, and remembered.
+"""How many cells a device holds at once: predicted from their sizes, checked against the compiled program's own
+account and the device's memory, halved when memory runs out all the same, and remembered.
 
 A cell takes room for its arguments and, while the host keeps or moves it, twice for its state; the cells of the block
 at work take their temporary arrays besides. Shards stay what they are: a smaller batch runs a shard in parts.
@@ -21,8 +21,6 @@ SHARE = 0.5
 _TEMPORARY = 4
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
-_sizes: dict[Hashable, int] = {}
-
 
 class TooLarge(MemoryError):
     """A batch that the device's memory does not hold; ``fits`` is the largest power of two that it does."""
@@ -42,17 +40,22 @@ class Share(NamedTuple):
     block: int
 
 
-def batch(program: Hashable, most: int) -> int:
-    """Cells that run at once: ``most``, or what memory has allowed this program before."""
-    return min(most, _sizes.get(program, most))
+class BatchSizes:
+    """How many cells of a program run at once: all of a shard's, or as many as memory has allowed before."""
 
+    def __init__(self) -> None:
+        self._sizes: dict[Hashable, int] = {}
 
-def shrink(program: Hashable, size: int, error: BaseException) -> bool:
-    """Remembers a smaller batch after an error for want of memory; False if it was another, or one cell is too much."""
-    if not exhausted(error) or size == 1:
-        return False
-    _sizes[program] = min(error.fits, size // 2) if isinstance(error, TooLarge) else size // 2
-    return True
+    def of(self, program: Hashable, most: int) -> int:
+        """Cells of ``program`` that run at once, at most ``most``."""
+        return min(most, self._sizes.get(program, most))
+
+    def shrink(self, program: Hashable, size: int, error: BaseException) -> bool:
+        """Remembers a smaller batch after an error for want of memory; False for another error, or one cell alone."""
+        if not exhausted(error) or size == 1:
+            return False
+        self._sizes[program] = min(error.fits, size // 2) if isinstance(error, TooLarge) else size // 2
+        return True
 
 
 def exhausted(error: BaseException) -> bool:
@@ -62,7 +65,7 @@ def exhausted(error: BaseException) -> bool:
 
 
 def predicted(share: Share, arguments: Any, state: Any) -> int:
-    """Bytes a device needs, from the shapes of the batched arguments and of the state (``chunks.State``)."""
+    """Bytes a device needs, from the shapes of the batched arguments and of the state (``loop.State``)."""
     cell = (_bytes(arguments) + 2 * _bytes(state)) / share.batch
     block = (_bytes(arguments) + _bytes(state.run)) / share.batch
     here = math.ceil(share.batch / share.devices)

@@ -20,7 +20,7 @@ from dlnjax._linalg import frobenius, matmul, transpose
 from dlnjax._types import Count, Params
 from dlnjax.losses import MatrixSensing, RidgeLogistic, WeightedSquare
 from dlnjax.problem import Quadratic, Samples
-from dlnjax.sweep.compute import instances, layers
+from dlnjax.sweep.compute import layers, two_layer
 from dlnjax.sweep.config import datasets, registry, user_functions
 from dlnjax.sweep.config.cell import Cell
 from dlnjax.sweep.config.sweep import Problem as Spec
@@ -78,7 +78,7 @@ def draw(
         return layers.solution(several, frames, form.free)
 
     if sweep.problem.kind == "teacher":
-        square, _ = instances._teachers(sweep.problem, teacher, cell.width, dtype)
+        square, _ = two_layer.teachers(sweep.problem, teacher, cell.width, dtype)
         rank = len(sweep.problem.singular_values)
         if cell.loss != "square":
             return _of_loss(sweep, cell, form, square.target, solve(square.target), noise, rank)
@@ -89,7 +89,7 @@ def draw(
         clean = _outputs([jnp.asarray(w, dtype) for w in solved], x, activation(sweep, cell))
         return _sampled(cell, form, {}, {"x": x}, clean, noise, solve, solved, rank)
     if not needs_samples(cell) and not cell.label_noise:
-        square, _, rank, unit = instances._from_data(
+        square, _, rank, unit = two_layer.from_data(
             sweep.problem, cell.data, min(form.dims[1:-1]), cell.precision
         )
         made = _plain({"square": square}, {}, solve(square.optimum), form, unit, rank)

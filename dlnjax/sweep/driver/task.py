@@ -67,10 +67,7 @@ def keep(out: Path, name: str, computed: Computed) -> Done:
 
 def keep_aside(out: Path, name: str, computed: Computed) -> Done:
     """:func:`keep` in a thread that leaves the interpreter to the one with the devices."""
-    from dlnjax.sweep.compute.compilation import giving_way
-
-    with giving_way():
-        return keep(out, name, computed)
+    return keep(out, name, computed)
 
 
 def execute(sweep: Any, shard: Any, room: Room, following: Collection[Any] = ()) -> pa.Table:

@@ -18,7 +18,8 @@ import json, sys
 import jax
 from jax.sharding import AxisType, Mesh
 from dlnjax.sweep import plan
-from dlnjax.sweep.compute import batching, devices, execute, instances
+from dlnjax.sweep.compute import batching, devices, execute
+from dlnjax.sweep.compute.session import Session
 from dlnjax.sweep.config import loading
 devices.prepare("float32" if sys.argv[2] == "float32" else "float64")
 sweep = loading.grid(
@@ -32,10 +33,9 @@ found = {}
 for count in map(int, sys.argv[3:]):
     some = jax.local_devices()[:count]
     batching.mesh = lambda batch, some=some: Mesh(some, ("cells",), axis_types=(AxisType.Auto,))
-    for kept in (execute._programs, instances._traced, instances._programs):
-        kept.clear()
-    table = execute.shard(sweep, shard)
-    (compiled,) = execute._programs.values()
+    kept = Session()
+    table = execute.shard(sweep, shard, kept=kept)
+    (compiled,) = kept.training.values()
     rows = table.select(["status", "curve_distance", "final_distance"]).to_pydict()
     found[count] = rows | {"devices": len(compiled.sharding.device_set)}
 print(json.dumps(found))

@@ -9,7 +9,7 @@ import pytest
 from dlnjax import sweep as sweeps
 from dlnjax.analysis import claims, tables
 from dlnjax.sweep import plan
-from dlnjax.sweep.compute import batching, columns, execute, instances, step_rules
+from dlnjax.sweep.compute import batching, columns, execute, session, step_rules, two_layer
 from dlnjax.sweep.config import loading
 from dlnjax.sweep.driver import run as driver
 
@@ -36,9 +36,9 @@ def run(**keys):
 
 @pytest.fixture(scope="module")
 def both_engines():
-    before = execute.compilations()
+    before = len(session.shared().training)
     found = run(engine=["layers", "reduced"], depth=[2, 3, 5, 9], seed=[0, 1, 2])
-    return found, execute.compilations() - before
+    return found, len(session.shared().training) - before
 
 
 def test_one_compilation_an_engine_whatever_the_depth(both_engines):
@@ -83,8 +83,9 @@ def test_a_cell_does_not_depend_on_its_shard():
 def test_no_lapack_in_the_training_program_of_the_polar_path():
     for engine in ("layers", "reduced"):
         run(engine=engine, depth=3, seed=0)
-    assert len(execute._programs) >= 2
-    for compiled in execute._programs.values():
+    programs = session.shared().training
+    assert len(programs) >= 2
+    for compiled in programs.values():
         assert not lapack(compiled.call)
 
 
@@ -115,12 +116,15 @@ def test_cells_are_drawn_without_lapack_where_they_train_and_starts_have_their_s
     }
     sweep = loading.grid(**defaults, **({} if "kind" in keys else teacher), **keys, depth=3)
     lead = sweep.cells()[0]
-    assert not lapack(instances.program(sweep, lead, 4))
-    drawn = instances.prepare(sweep, sweep.cells(), 4)
+    assert not lapack(two_layer.program(session.shared(), sweep, lead, 4))
+    drawn = two_layer.draw(session.shared(), sweep, sweep.cells(), 4)
     assert len(drawn.start.first.sharding.device_set) == batching.mesh(4).size == jax.local_device_count()
     solution = np.asarray(drawn.problem.optimum if drawn.shared else drawn.problem.target)
     norm = np.linalg.norm(solution, 2, axis=(-2, -1))  # the frame is an isometry on the range of W_1
-    moved = [np.linalg.norm(np.subtract(a, b), axis=(1, 2)) for a, b in zip(*drawn[2:4], strict=True)]
+    moved = [
+        np.linalg.norm(np.subtract(a, b), axis=(1, 2))
+        for a, b in zip(drawn.solution, drawn.start, strict=True)
+    ]
     if keys["start"] == "haar":
         sizes = np.linalg.norm(np.asarray(drawn.start.first), 2, axis=(1, 2))
         np.testing.assert_allclose(sizes, 0.5 * norm, rtol=1e-12)
@@ -210,7 +214,7 @@ def test_step_rules_come_to_the_predicted_steps():
             **{**BASE, "step_rule": rule, "step": 0.5, "depth": 6, "seed": 0, "engine": "reduced"}
         )
         cells = sweep.cells()
-        chosen = step_rules.resolve(sweep, cells, instances.prepare(sweep, cells, 1))
+        chosen = step_rules.resolve(sweep, cells, two_layer.draw(session.shared(), sweep, cells, 1))
         rate = chosen.predicted
         unit = {"fixed": 1.0, "optimal": rate.step_optimal[0], "edge": rate.step_max[0]}[rule]
         assert chosen.step_size[0] == pytest.approx(expected * unit, rel=1e-13)

@@ -9,7 +9,7 @@ import pytest
 from dlnjax import network
 from dlnjax import sweep as sweeps
 from dlnjax.sweep import plan, store
-from dlnjax.sweep.compute import batching, execute, loop
+from dlnjax.sweep.compute import batching, execute, loop, session
 from dlnjax.sweep.config import loading
 from dlnjax.sweep.driver import run as driver
 from dlnjax.sweep.store import checkpoints, schema, verify
@@ -52,11 +52,11 @@ def piece(request, monkeypatch):
 def test_pieces_make_the_same_bits_and_one_program(piece, monkeypatch):
     sweep, shard = piece
     in_pieces = execute.shard(sweep, shard)
-    before = execute.compilations()
+    before = len(session.shared().training)
     monkeypatch.setattr(loop, "_length", lambda pace, records: records)
     whole = execute.shard(sweep, shard)
     assert compared(in_pieces) == compared(whole)
-    assert execute.compilations() == before
+    assert len(session.shared().training) == before
     assert set(whole["status"].to_pylist()) == {"converged"}
 
 
@@ -208,7 +208,7 @@ def test_keep_params_names_no_cell_but_the_config():
 def uneven(request, monkeypatch):
     """Cells of very different length, mixed, in blocks of two: a program of its own, in pieces of some records."""
     monkeypatch.setitem(batching.CELLS, 0, 2)
-    monkeypatch.setattr(execute, "_programs", {})
+    monkeypatch.setattr(session, "shared", session.Session)  # nothing compiled before
     monkeypatch.setattr(loop, "_length", lambda pace, records: 16)
     sweep, shard = made(**request.param, step=[0.04, 0.2, 0.5], seed=[0, 1, 3], depth_of_fit=1e-11)
     return sweep, replace(shard, cells=tuple(np.array(shard.cells, object)[[0, 6, 3, 1, 7, 4, 2, 8, 5]]))
@@ -219,7 +219,7 @@ def test_finished_cells_are_not_waited_for(uneven, monkeypatch):
     sweep, shard = uneven
     found = execute.shard(sweep, shard)
     assert int(found.schema.metadata[b"packed"]) >= 1
-    monkeypatch.setattr(execute, "_programs", {})
+    monkeypatch.setattr(session, "shared", session.Session)  # nothing compiled before
     monkeypatch.setattr(loop, "finished", lambda goal, distance, monitor: distance < 0)
     whole = execute.shard(sweep, shard)
     assert int(whole.schema.metadata[b"packed"]) == 0

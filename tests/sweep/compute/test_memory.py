@@ -6,7 +6,7 @@ import pytest
 
 from dlnjax import sweep as sweeps
 from dlnjax.sweep import plan
-from dlnjax.sweep.compute import batching, execute, loop, memory
+from dlnjax.sweep.compute import batching, execute, loop, memory, session
 from dlnjax.sweep.config import loading
 from dlnjax.sweep.driver import run as driver
 from dlnjax.sweep.store import verify
@@ -20,8 +20,10 @@ BASE = {
 
 @pytest.fixture(autouse=True)
 def _nothing_remembered(monkeypatch):
-    monkeypatch.setattr(memory, "_sizes", {})
-    monkeypatch.setattr(execute, "_programs", dict(execute._programs))
+    """A session of its own, which has the programs that the tests before have compiled."""
+    fresh = session.Session()
+    fresh.training.update(session.shared().training)
+    monkeypatch.setattr(session, "shared", lambda: fresh)
 
 
 def made(**keys):
@@ -77,11 +79,11 @@ def test_other_errors_and_a_single_cell_that_is_too_large_are_told(monkeypatch):
     broken("INTERNAL: something else")
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
         execute.shard(sweep, shard)
-    assert memory.batch(shard.program, 4) == 4
+    assert session.shared().batches.of(shard.program, 4) == 4
     broken("RESOURCE_EXHAUSTED: too large")
     with pytest.raises(jax.errors.JaxRuntimeError, match="too large"):
         execute.shard(sweep, shard)
-    assert memory.batch(shard.program, 4) == 1
+    assert session.shared().batches.of(shard.program, 4) == 1
 
 
 @pytest.mark.slow
@@ -96,10 +98,10 @@ def test_a_batch_is_chosen_below_a_tiny_limit(monkeypatch):
 
     monkeypatch.setattr(memory, "check_sizes", checked)
     monkeypatch.setattr(memory, "limit", lambda device: 0.6 * told[0])
-    monkeypatch.setattr(execute, "_programs", {})
+    session.shared().training.clear()
     found = execute.shard(sweep, shard)
-    assert memory.batch(shard.program, 4) == 2
-    (compiled,) = execute._programs.values()
+    assert session.shared().batches.of(shard.program, 4) == 2
+    (compiled,) = session.shared().training.values()
     assert memory.accounted(compiled.call) <= 0.6 * told[0]
     close(found, calm)
 
@@ -110,7 +112,7 @@ def test_the_prediction_is_near_the_programs_own_account(engine, depth, monkeypa
     told = []
     monkeypatch.setattr(memory, "check_program", lambda share, call, _: told.append(memory.accounted(call)))
     monkeypatch.setattr(memory, "check_sizes", lambda *sizes: told.append(memory.predicted(*sizes[:3])))
-    monkeypatch.setattr(execute, "_programs", {})
+    session.shared().training.clear()
     monkeypatch.setitem(batching.CELLS, 0, 4)
     sweep, (shard,) = made(engine=engine, depth=depth, seed=list(range(16)), max_steps=128)
     execute.shard(sweep, shard)
@@ -124,8 +126,8 @@ def test_a_programs_own_account_above_the_limit_halves(monkeypatch):
     monkeypatch.setattr(memory, "limit", lambda device: 99)
     with pytest.raises(memory.TooLarge, match="for a batch") as raised:
         memory.check_program(memory.Share(4, 1, 64), None, jax.local_devices()[0])
-    assert memory.shrink(shard.program, 4, raised.value)
-    assert memory.batch(shard.program, 4) == 2
+    assert session.shared().batches.shrink(shard.program, 4, raised.value)
+    assert session.shared().batches.of(shard.program, 4) == 2
 
 
 def test_the_limit_is_a_cores_part_of_the_machines_memory(monkeypatch, tmp_path):

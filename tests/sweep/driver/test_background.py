@@ -8,50 +8,14 @@ import pytest
 import standin
 
 from dlnjax.sweep import store
-from dlnjax.sweep.compute import compilation
 from dlnjax.sweep.driver import run as driver
 from dlnjax.sweep.driver import task
 
 
-@pytest.fixture
-def usual():
+def test_the_interpreters_switch_interval_stays_as_it_is(tmp_path):
     before = sys.getswitchinterval()
-    assert before > compilation.AT_ONCE
-    yield pytest.approx(before)
-    assert sys.getswitchinterval() == pytest.approx(before)
-
-
-def test_the_interval_is_short_while_any_thread_is_aside(usual):
-    first, second = compilation.giving_way(), compilation.giving_way()
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    assert sys.getswitchinterval() == pytest.approx(compilation.AT_ONCE)
-    second.__exit__(None, None, None)
-    assert sys.getswitchinterval() == usual
-
-
-def test_what_fails_aside_leaves_the_interval_as_it_was(usual):
-    with pytest.raises(ValueError, match="no program"), compilation.giving_way():
-        raise ValueError("no program")
-
-
-def test_programs_are_made_and_shards_are_kept_aside(usual, tmp_path, monkeypatch):
-    seen = {}
-
-    def note(what):
-        seen[what] = (sys.getswitchinterval(), threading.current_thread().name.rsplit("_", 1)[0])
-
-    making = compilation.Making(("aside", object()), lambda: note("made"))
-    compilation.begin(making)
-    assert compilation.settle(making) is None
-    kept = task.keep
-    monkeypatch.setattr(task, "keep", lambda *arguments: note("kept") or kept(*arguments))
-    outcome = driver.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work)
-    assert outcome.complete
-    assert outcome.ran > 1
-    interval = pytest.approx(compilation.AT_ONCE)
-    assert seen == {"made": (interval, "dlnjax-compile"), "kept": (interval, "dlnjax-write")}
+    assert driver.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work).complete
+    assert sys.getswitchinterval() == before
 
 
 def test_a_file_is_written_while_the_next_shard_is_computed(tmp_path, monkeypatch):

@@ -7,8 +7,8 @@ cell's numbers are drawn from its seed and width alone, whatever batch, shard or
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -19,11 +19,16 @@ from jax.sharding import PartitionSpec
 
 from dlnjax import initial, problem, stiefel
 from dlnjax._linalg import matmul, transpose
+from dlnjax._types import Rate
 from dlnjax.problem import Quadratic
+from dlnjax.reduced import LayerScales
 from dlnjax.sweep.compute import accuracy, batching, compilation
+from dlnjax.sweep.compute.backend import Instances
+from dlnjax.sweep.compute.session import Session
 from dlnjax.sweep.config import datasets
 from dlnjax.sweep.config.cell import Cell
 from dlnjax.sweep.config.sweep import Problem, Sweep
+from dlnjax.theory import rates
 
 # Streams drawn from a cell's key; the order is part of the results.
 _TEACHER, _START, _LAYERS = range(3)
@@ -36,27 +41,30 @@ class TwoLayer(NamedTuple):
     frame: jax.Array
 
 
-class Instances(NamedTuple):
-    """The cells of a shard as arrays, B cells in front.
+@dataclass(frozen=True, kw_only=True)
+class TwoLayerInstances(Instances):
+    """Cells of plain linear networks; the solution is the one nearest to the start where the data leave a choice."""
 
-    Attributes:
-      problem: batched where each cell has its own target (teachers), else shared.
-      shared: whether ``problem`` is one for all cells.
-      solution: the two-layer solution; for a last layer wider than tall, where the first layer of a solution
-        is not unique, the one nearest to the start.
-      start: the two-layer start.
-      keys: PRNG keys of the middle layers, ``(B,)``.
-      rank: numerical rank of the problem's target.
-      unit: step sizes given as numbers are multiples of this; 1, or ``1/||C||_2`` on raw data.
-    """
-
-    problem: Quadratic
-    shared: bool
+    spec: Problem
+    lead: Cell
     solution: TwoLayer
-    start: TwoLayer
-    keys: jax.Array
-    rank: int
-    unit: float
+
+    def unit_rate(self, i: int, scales: LayerScales, ended: TwoLayer | None = None) -> Rate:
+        if _is_closed(self.spec, self.lead):
+            dims = _dims(self.spec, self.lead)
+            return _teacher_rate(self.spec.singular_values, dims, scales)
+        first, frame = (np.asarray(leaf[i]) for leaf in ended or self.solution)
+        problem = self.problem if self.shared else jax.tree.map(lambda a: a[i], self.problem)
+        return rates.predict_reduced(first, frame, self.lead.depth, _dense(problem), 1.0, scales)
+
+    def start_distance(self) -> np.ndarray | None:
+        if self.spec.kind != "teacher":
+            return None
+        count, pairs = len(self.norms), zip(self.solution, self.start, strict=True)
+        gaps = [
+            np.linalg.norm(np.asarray(a)[:count] - np.asarray(b)[:count], axis=(-2, -1)) for a, b in pairs
+        ]
+        return np.hypot(gaps[0], max(self.spec.singular_values) * gaps[1])
 
 
 class _Drawn(NamedTuple):
@@ -68,65 +76,105 @@ class _Drawn(NamedTuple):
     keys: jax.Array
 
 
-#: What draws the cells of a width, by what it depends on: traced, and compiled.
-_traced: dict[tuple, Any] = {}
-_programs: dict[tuple, Any] = {}
-_tracing = threading.Lock()
-
-
-def prepare(sweep: Sweep, cells: Sequence[Cell], batch: int) -> Instances:
+def draw(session: Session, sweep: Sweep, cells: Sequence[Cell], batch: int) -> TwoLayerInstances:
     """The instances of cells that share width, data and kind of start; filled up to ``batch`` with the last."""
-    filled = [*cells, *[cells[-1]] * (batch - len(cells))]
+    filled, lead, count = [*cells, *[cells[-1]] * (batch - len(cells))], cells[0], len(cells)
     seeds = np.array([cell.seed for cell in filled], np.uint32)
-    dtype = np.dtype(cells[0].precision)
+    dtype = np.dtype(lead.precision)
     near = np.asarray(sweep.start.distance, dtype) / np.array([cell.depth for cell in filled], dtype)
-    known = _known(sweep, cells[0])
-    drawn = program(sweep, cells[0], batch)(seeds, near, known and known[:2])
-    if known is not None:
-        return Instances(known[0], True, *drawn[1:], rank=known[2], unit=known[3])
-    return Instances(drawn.problem, False, *drawn[1:], rank=len(sweep.problem.singular_values), unit=1.0)
+    data = _from_config(sweep, lead)
+    drawn = program(session, sweep, lead, batch)(seeds, near, data and data[:2])
+    problem, rank, unit = (
+        (drawn.problem, len(sweep.problem.singular_values), 1.0)
+        if data is None
+        else (data[0], data[2], data[3])
+    )
+    fixed = data is None or lead.width <= problem.target.shape[0]
+    return TwoLayerInstances(
+        problem=problem,
+        start=drawn.start,
+        keys=drawn.keys,
+        shared=data is not None,
+        rank=rank,
+        unit=np.full(count, unit),
+        norms=_norms(sweep.problem, drawn.solution if fixed else drawn.start, count),
+        num_middle=lead.depth - 2,
+        unique=fixed,
+        common=_is_closed(sweep.problem, lead) or (data is not None and fixed),
+        spec=sweep.problem,
+        lead=lead,
+        solution=drawn.solution,
+    )
 
 
-def shapes(sweep: Sweep, lead: Cell, batch: int) -> tuple[bool, tuple[Any, ...]]:
-    """As of ``prepare``'s result: ``shared``, and the shapes of problem, start and keys.
+def _norms(spec: Problem, known: TwoLayer, count: int) -> np.ndarray:
+    """``||W_1||_2`` of a teacher, a best solution, or the start where the data fix none."""
+    if spec.kind == "teacher":
+        return np.full(count, max(spec.singular_values))
+    return np.linalg.norm(np.asarray(known.first[:count], np.float64), 2, axis=(-2, -1))
+
+
+def _dims(spec: Problem, cell: Cell) -> tuple[int, ...]:
+    return (spec.input_dim or 0, *([cell.width] * (cell.depth - 1)), spec.output_dim or 0)
+
+
+def _is_closed(spec: Problem, cell: Cell) -> bool:
+    """Whether the teacher's spectrum alone gives the rate."""
+    return spec.kind == "teacher" and cell.width <= min(spec.input_dim or 0, spec.output_dim or 0)
+
+
+@lru_cache(maxsize=4096)
+def _teacher_rate(values: tuple[float, ...], dims: tuple[int, ...], scales: LayerScales) -> Rate:
+    return rates.closed_form(values, dims=dims, step_size=1.0, scales=scales)
+
+
+def _dense(problem: Quadratic) -> Quadratic:
+    """The problem with its covariance as a matrix, as the theory takes it."""
+    if problem.covariance is None or problem.root is None or problem.covariance.ndim == 2:
+        return problem
+    return replace(problem, covariance=np.diag(problem.covariance), root=np.diag(problem.root))
+
+
+def shapes(session: Session, sweep: Sweep, lead: Cell, batch: int) -> tuple[bool, tuple[Any, ...]]:
+    """As of ``draw``'s result: ``shared``, and the shapes of problem, start and keys.
 
     A data set is to be known already (:func:`is_shared`).
     """
-    known = _known(sweep, lead)
-    drawn = _drawing(sweep, lead, batch).out_info
+    known = _from_config(sweep, lead)
+    drawn = _traced(session, sweep, lead, batch).out_info
     return known is not None, (known[0] if known else drawn.problem, drawn.start, drawn.keys)
 
 
 def is_shared(sweep: Sweep, cell: Cell) -> bool:
     """Whether cells like this one have one problem; a data set is read and decomposed here, once."""
-    return _known(sweep, cell) is not None
+    return _from_config(sweep, cell) is not None
 
 
-def _known(sweep: Sweep, lead: Cell) -> tuple[Quadratic, TwoLayer, int, float] | None:
+def _from_config(sweep: Sweep, lead: Cell) -> tuple[Quadratic, TwoLayer, int, float] | None:
     if sweep.problem.kind == "teacher":
         return None
-    return _from_data(sweep.problem, lead.data, lead.width, lead.precision)
+    return from_data(sweep.problem, lead.data, lead.width, lead.precision)
 
 
-def program(sweep: Sweep, lead: Cell, batch: int) -> Any:
+def program(session: Session, sweep: Sweep, lead: Cell, batch: int) -> Any:
     """The compiled drawing of ``batch`` cells like ``lead``: one program, which can be made ahead of its use."""
     key = _key(sweep, lead, batch)
-    if key not in _programs:
-        with compilation.standing():
-            lowered = _drawing(sweep, lead, batch).lower()
-            _programs[key] = lowered.compile(compiler_options=compilation.briefly())
-    return _programs[key]
+    if key not in session.drawing:
+        with session.compiler.waiting():
+            lowered = _traced(session, sweep, lead, batch).lower()
+            session.drawing[key] = lowered.compile(compiler_options=compilation.brief_options())
+    return session.drawing[key]
 
 
 def _key(sweep: Sweep, lead: Cell, batch: int) -> tuple:
     return (sweep.problem, sweep.start, lead.start, lead.data, lead.width, lead.precision, batch)
 
 
-def _drawing(sweep: Sweep, lead: Cell, batch: int) -> Any:
+def _traced(session: Session, sweep: Sweep, lead: Cell, batch: int) -> Any:
     """The function ``(seeds, near, known) -> _Drawn``, traced: once, though the thread that compiles wants it too."""
-    key, known = _key(sweep, lead, batch), _known(sweep, lead)
-    with _tracing:
-        if key not in _traced:
+    key, known = _key(sweep, lead, batch), _from_config(sweep, lead)
+    with session.tracing:
+        if key not in session.traced:
             scale = sweep.start.first_scale if lead.start == "haar" else None
             function = partial(_draw, sweep.problem, lead.width, scale)
             split, whole = PartitionSpec("cells"), PartitionSpec()
@@ -139,8 +187,8 @@ def _drawing(sweep: Sweep, lead: Cell, batch: int) -> Any:
             )
             kinds = jnp.uint32, jnp.dtype(lead.precision)
             seeds, near = (jax.ShapeDtypeStruct((batch,), kind) for kind in kinds)
-            _traced[key] = jax.jit(mapped).trace(seeds, near, known and known[:2])
-        return _traced[key]
+            session.traced[key] = jax.jit(mapped).trace(seeds, near, known and known[:2])
+        return session.traced[key]
 
 
 def _draw(
@@ -154,7 +202,7 @@ def _draw(
     """Every cell from its seed: a start near the solution, or a Haar one where ``first_scale`` is given."""
 
     def one(seed: jax.Array, near: jax.Array) -> _Drawn:
-        teacher_key, start_key, layer_key = _streams(seed, width)
+        teacher_key, start_key, layer_key = streams(seed, width)
         square, solution = known or _teacher(spec, teacher_key, width, near.dtype)
         norm = _norm(spec, solution.first)
         if first_scale is None:
@@ -168,7 +216,7 @@ def _draw(
     return jax.vmap(one)(seeds, near)
 
 
-def _streams(seed: jax.Array, width: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def streams(seed: jax.Array, width: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     key = jax.random.fold_in(jax.random.key(seed), width)
     return tuple(jax.random.fold_in(key, stream) for stream in (_TEACHER, _START, _LAYERS))  # type: ignore
 
@@ -180,7 +228,7 @@ def _teacher(spec: Problem, key: jax.Array, width: int, dtype) -> tuple[Quadrati
 
 
 @lru_cache(maxsize=16)
-def _from_data(
+def from_data(
     spec: Problem, treatment: str, width: int, precision: str
 ) -> tuple[Quadratic, TwoLayer, int, float]:
     """The problem of a data set, its best two-layer solution of this width, numerical rank and step unit."""
@@ -211,7 +259,7 @@ def _factorise(product: jax.Array, width: int) -> TwoLayer:
 
 
 @partial(jax.jit, static_argnums=(0, 2, 3))
-def _teachers(spec: Problem, keys: jax.Array, width: int, dtype) -> tuple[Quadratic, TwoLayer]:
+def teachers(spec: Problem, keys: jax.Array, width: int, dtype) -> tuple[Quadratic, TwoLayer]:
     """:func:`_teacher` of several keys."""
     return jax.vmap(lambda key: _teacher(spec, key, width, dtype))(keys)
 

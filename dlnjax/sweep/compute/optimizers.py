@@ -1,0 +1,62 @@
+"""The optax transformation of a cell: a row of the registry, or a user's own, checked on the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dlnjax import optim, stiefel
+from dlnjax._types import Params
+from dlnjax.sweep.compute import problems
+from dlnjax.sweep.compute.backend import Steps
+from dlnjax.sweep.config import registry, user_functions
+
+RETRACTIONS: Mapping[str, Any] = {
+    "polar": stiefel.retract_polar,
+    "qr": stiefel.retract_qr,
+    "cayley": stiefel.retract_cayley,
+    "cholesky_qr": stiefel.retract_cholesky_qr,
+}
+_OPTIMIZER = "a function (step_size, scales) -> optax transformation"
+
+
+def recipe(said: Any, steps: Steps, scales: Any, constrained: Any) -> optax.GradientTransformation:
+    """The transformation of the table ``registry.OPTIMIZERS``.
+
+    Args:
+      said: a cell or a program: its ``optimizer`` and ``retraction``.
+      scales: one multiplier a layer, in the params' structure.
+      constrained: which layers stay orthonormal; None as the recipes have it, all but the first.
+    """
+    given = SimpleNamespace(
+        size=steps.size,
+        scales=scales,
+        momentum=steps.momentum,
+        constrained=constrained,
+        retraction=RETRACTIONS.get(said.retraction),
+    )
+    return registry.OPTIMIZERS[said.optimizer].make(optim, optax, given)
+
+
+def checked(part: user_functions.Own, params: Params, size, scales) -> Any:
+    """A user's transformation, tried once on the layers."""
+    made = user_functions.call("optimizer", part, _OPTIMIZER, size, scales)
+    if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):
+        raise user_functions.refuse("optimizer", part, f"a {type(made).__name__}", _OPTIMIZER)
+
+    def once(w):
+        more = {}
+        if isinstance(made, optax.GradientTransformationExtraArgs):
+            more = {"value": jnp.sum(w[0]), "value_fn": lambda w: jnp.sum(w[0])}
+        return made.update(w, made.init(w), w, **more)[0]  # pyright: ignore[reportCallIssue]
+
+    tried = user_functions.Own(lambda w: jax.eval_shape(once, w), part.name)
+    problems.like(
+        "optimizer", part, user_functions.call("optimizer", tried, _OPTIMIZER, params), params, "updates"
+    )
+    return made
