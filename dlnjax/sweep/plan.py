@@ -92,10 +92,10 @@ def shards(sweep: Sweep, cells: Iterable[Cell] | None = None) -> list[Shard]:
     groups: dict[tuple, list[Cell]] = defaultdict(list)
     known: dict[tuple, tuple] = {}  # a million cells are of few kinds
     for cell in sweep.cells() if cells is None else cells:
-        told = _BUT_NUMBERS(cell)
-        if told not in known:
-            known[told] = _group(sweep, cell)
-        groups[known[told]].append(cell)
+        coordinates = _BUT_NUMBERS(cell)
+        if coordinates not in known:
+            known[coordinates] = _group(sweep, cell)
+        groups[known[coordinates]].append(cell)
     batches = _batches(groups)
     depths: dict[Program, int] = defaultdict(int)
     for (kind, *_), group in groups.items():
@@ -124,7 +124,7 @@ def _batches(groups: dict[tuple, list[Cell]]) -> dict[Program, int]:
     sizes: dict[Program, list[int]] = defaultdict(list)
     for key, group in groups.items():
         sizes[key[0]].append(len(group))
-    return {name: min(CAPACITY, 1 << (median_low(found) - 1).bit_length()) for name, found in sizes.items()}
+    return {name: min(CAPACITY, 1 << (median_low(counts) - 1).bit_length()) for name, counts in sizes.items()}
 
 
 def _pieces(group: Sequence[Cell], batch: int) -> list[tuple[Cell, ...]]:

@@ -1,4 +1,4 @@
-"""Labels told right: the share of samples whose largest output is their label's, of training and held-out ones.
+"""Classification accuracy: the share of samples whose largest output is that of their label.
 
 A problem that holds samples out is a :class:`Classified`: the statistics that training steps on, and beside them the
 samples that the product is tried on at every record. No step sees them.
@@ -35,7 +35,7 @@ class Classified(Quadratic):
 
 
 def classified(square: Quadratic, seen: Labelled, held_out: Labelled) -> Classified:
-    """A problem made one that tells accuracies."""
+    """The problem with the samples that accuracies are measured on."""
     return Classified(
         **{f.name: getattr(square, f.name) for f in fields(square)}, seen=seen, held_out=held_out
     )
@@ -48,8 +48,8 @@ def labelled(inputs: jax.Array, targets: jax.Array) -> Labelled:
 
 def share(product: jax.Array, samples: Labelled) -> jax.Array:
     """The part, in [0, 1], of the samples at which the product's largest output is that of the label."""
-    told = jnp.argmax(matmul(product, samples.inputs), axis=0).astype(jnp.int32)
-    return jnp.mean((told == samples.labels).astype(product.dtype))
+    predicted = jnp.argmax(matmul(product, samples.inputs), axis=0).astype(jnp.int32)
+    return jnp.mean((predicted == samples.labels).astype(product.dtype))
 
 
 def accuracies(problem: Any, product: Callable[[], jax.Array]) -> dict[str, jax.Array]:

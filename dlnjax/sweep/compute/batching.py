@@ -52,19 +52,19 @@ def blocked(function: Callable, in_axes: Sequence[int | None], width: int) -> Ca
         count = jax.tree.leaves(mapped)[0].shape[0]
 
         def block(chosen):
-            left = iter(chosen)
-            whole = (next(left) if axis == 0 else a for a, axis in zip(arguments, in_axes, strict=True))
+            remaining = iter(chosen)
+            whole = (next(remaining) if axis == 0 else a for a, axis in zip(arguments, in_axes, strict=True))
             return jax.vmap(function, in_axes=tuple(in_axes), axis_name=_BLOCK)(*whole)
 
         if count <= size:
             return block(mapped)
         full, rest = divmod(count, size)
         head = jax.tree.map(lambda a: a[: full * size].reshape(full, size, *a.shape[1:]), mapped)
-        found = jax.tree.map(lambda a: a.reshape(full * size, *a.shape[2:]), jax.lax.map(block, head))
+        results = jax.tree.map(lambda a: a.reshape(full * size, *a.shape[2:]), jax.lax.map(block, head))
         if not rest:
-            return found
+            return results
         tail = block(jax.tree.map(lambda a: a[full * size :], mapped))
-        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), found, tail)
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), results, tail)
 
     return call
 

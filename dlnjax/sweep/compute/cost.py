@@ -170,11 +170,11 @@ def _between(ends: Sequence[tuple[float, Pace]], place: float) -> Pace:
 def _memory(compiled: Compiled) -> int:
     """Bytes of a program's arguments, state and room to work, on all its devices, and the state's copy on the host."""
     state = sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(compiled.blank))
-    found: Any = compiled.call.memory_analysis()
-    if found is None:  # a backend that does not say
+    analysis: Any = compiled.call.memory_analysis()
+    if analysis is None:  # a backend that does not say
         return _COPIES * state
-    here = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
-    return state + compiled.sharding.mesh.size * (here - found.alias_size_in_bytes)
+    here = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
+    return state + compiled.sharding.mesh.size * (here - analysis.alias_size_in_bytes)
 
 
 def least_memory(sweep: Sweep, shard: Shard) -> int:
@@ -186,9 +186,9 @@ def least_memory(sweep: Sweep, shard: Shard) -> int:
 
 def memory_available() -> int:
     """Bytes that are free: of the devices together where they tell, else of this machine (2^62 if it is silent)."""
-    told = [device.memory_stats() for device in jax.local_devices()]
-    if all(stats and "bytes_limit" in stats for stats in told):
-        return sum(stats["bytes_limit"] - stats.get("bytes_in_use", 0) for stats in told if stats)
+    statistics = [device.memory_stats() for device in jax.local_devices()]
+    if all(stats and "bytes_limit" in stats for stats in statistics):
+        return sum(stats["bytes_limit"] - stats.get("bytes_in_use", 0) for stats in statistics if stats)
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))

@@ -62,10 +62,10 @@ def _finite(rate: Rate) -> Rate | None:
 def _square(arrays: dict[str, Any]) -> Quadratic:
     """The statistics on the host, the covariance a matrix."""
     if "square" in arrays:
-        found = jax.tree.map(lambda a: np.asarray(a, np.float64), arrays["square"])
-        if found.covariance is None or found.covariance.ndim == 2:
-            return found
-        return replace(found, covariance=np.diag(found.covariance), root=np.diag(found.root))
+        statistics = jax.tree.map(lambda a: np.asarray(a, np.float64), arrays["square"])
+        if statistics.covariance is None or statistics.covariance.ndim == 2:
+            return statistics
+        return replace(statistics, covariance=np.diag(statistics.covariance), root=np.diag(statistics.root))
     x, y = np.asarray(arrays["x"], np.float64), np.asarray(arrays["y"], np.float64)
     count, target = x.shape[1], y @ x.T / x.shape[1]
     eye = np.eye(len(x))

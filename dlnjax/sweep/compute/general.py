@@ -133,16 +133,16 @@ def _engine(
     options = {"depth": depth} if padded else {}
     trained, measured = problems.build(sweep, lead, arrays, key, params)
     optimizer = _optimizer(sweep, lead, form, params, steps)
-    made = train.prepare(params, trained, optimizer, constrained=form.constrained, **options)
+    engine = train.prepare(params, trained, optimizer, constrained=form.constrained, **options)
     metrics = [sweep.functions[name] for name in sweep.record.metrics]
 
     def report(carry, step):
         record = train.measure(carry[0], measured, step, form.constrained, **options)
-        told = accuracy.accuracies(measured, lambda: network.end_to_end(carry[0], **options))
-        told |= _measured(metrics, carry[0], record.loss)
-        return record._replace(extra=told) if told else record
+        extra = accuracy.accuracies(measured, lambda: network.end_to_end(carry[0], **options))
+        extra |= _measured(metrics, carry[0], record.loss)
+        return record._replace(extra=extra) if extra else record
 
-    return made._replace(report=report)
+    return engine._replace(report=report)
 
 
 def _optimizer(sweep: Sweep, lead: Cell, form: layers.Shape, params: Params, steps: Steps):
@@ -154,15 +154,15 @@ def _optimizer(sweep: Sweep, lead: Cell, form: layers.Shape, params: Params, ste
 
 def _measured(metrics: Sequence[user_functions.Own], params: Params, like: jax.Array) -> dict[str, jax.Array]:
     """All scalars of the user's metrics, by name."""
-    found: dict[str, jax.Array] = {}
+    scalars: dict[str, jax.Array] = {}
     for part in metrics:
-        made = user_functions.call("metrics", part, _METRIC, params)
-        if not isinstance(made, dict):
-            raise user_functions.refuse("metrics", part, f"a {type(made).__name__}", _METRIC)
-        for name, value in made.items():
+        values = user_functions.call("metrics", part, _METRIC, params)
+        if not isinstance(values, dict):
+            raise user_functions.refuse("metrics", part, f"a {type(values).__name__}", _METRIC)
+        for name, value in values.items():
             number = jnp.asarray(value)
-            if number.shape != () or not str(name).isidentifier() or name in found:
+            if number.shape != () or not str(name).isidentifier() or name in scalars:
                 what = f"shape {number.shape} for {name!r}" if number.shape else f"the name {name!r}"
                 raise user_functions.refuse("metrics", part, what, f"{_METRIC}, under names of their own")
-            found[name] = number.astype(like.dtype)
-    return found
+            scalars[name] = number.astype(like.dtype)
+    return scalars

@@ -108,26 +108,28 @@ def solution(target: np.ndarray, layers: Sequence[np.ndarray], free: int) -> lis
       layers: orthonormal, B in front; the ends of the two chains around the free layer are turned, no more.
       free: place of the layer that carries the singular values.
     """
-    made = [np.asarray(layer, np.float64) for layer in layers]
+    solved = [np.asarray(layer, np.float64) for layer in layers]
     left, values, right = np.linalg.svd(target)
-    narrow = min(size for layer in made for size in layer.shape[1:])  # rounding in single precision adds rank
+    narrow = min(
+        size for layer in solved for size in layer.shape[1:]
+    )  # rounding in single precision adds rank
     rank = min(narrow, int(np.max(np.sum(values > 1e-10 * values[:, :1], axis=1))))
     core = values[:, :rank, None] * np.eye(rank)
-    behind, front = made[free + 1 :], made[:free]
+    behind, front = solved[free + 1 :], solved[:free]
     if behind:
         u, s, v = np.linalg.svd(_product(behind))
-        made[-1] = left @ np.swapaxes(u, 1, 2) @ made[-1]
+        solved[-1] = left @ np.swapaxes(u, 1, 2) @ solved[-1]
         core = np.swapaxes(v, 1, 2)[:, :, :rank] / s[:, None, :rank] @ core
     else:
         core = left[:, :, :rank] @ core
     if front:
         u, s, v = np.linalg.svd(_product(front))
-        made[0] = made[0] @ np.swapaxes(v, 1, 2) @ right
+        solved[0] = solved[0] @ np.swapaxes(v, 1, 2) @ right
         core = core / s[:, None, :rank] @ np.swapaxes(u, 1, 2)[:, :rank]
     else:
         core = core @ right[:, :rank]
-    made[free] = core
-    return made
+    solved[free] = core
+    return solved
 
 
 def _product(layers: Sequence[np.ndarray]) -> np.ndarray:
@@ -145,8 +147,8 @@ def normal(keys: jax.Array, shapes: Sequence[tuple[int, int]]) -> list[np.ndarra
     drawn: dict[int, np.ndarray] = {}
     for size in {rows * columns for rows, columns in shapes}:
         places = [i for i, (rows, columns) in enumerate(shapes) if rows * columns == size]
-        found = np.asarray(_normal(keys, jnp.array(places, jnp.int32), size), np.float64)
-        drawn |= {i: found[:, at].reshape(-1, *shapes[i]) for at, i in enumerate(places)}
+        normals = np.asarray(_normal(keys, jnp.array(places, jnp.int32), size), np.float64)
+        drawn |= {i: normals[:, at].reshape(-1, *shapes[i]) for at, i in enumerate(places)}
     return [drawn[i] for i in range(len(shapes))]
 
 
@@ -197,10 +199,10 @@ def begin(
         ends = (form.dims[-1], form.dims[0])
         product = sizes / sum(d**0.5 for d in ends) * normal(keys, [ends])[0]  # of about this spectral norm
         return list(_spectral(jnp.asarray(product, dtype), form.dims))
-    made = _STARTS[cell.start](keys, form.dims)
+    start = _STARTS[cell.start](keys, form.dims)
     if not form.held[form.free]:
-        made[form.free] = sizes * made[form.free]
-    return [jnp.asarray(layer, dtype) for layer in made]
+        start[form.free] = sizes * start[form.free]
+    return [jnp.asarray(layer, dtype) for layer in start]
 
 
 @partial(jax.jit, static_argnames="dims")
@@ -228,12 +230,12 @@ def _near(form: Shape, keys, solved, norm: np.ndarray, distance: float, dtype) -
     """The solution plus noise of total Frobenius norm ``distance`` (of the free layer in units of its norm)."""
     noise = normal(keys, _sizes(form.dims))
     total = np.sqrt(sum(np.sum(np.square(x), axis=(1, 2), keepdims=True) for x in noise))
-    made = []
+    layers = []
     for i, (layer, x) in enumerate(zip(solved, noise, strict=True)):
         loose = i == form.free
         moved = layer + distance * x / total * (norm[:, None, None] if loose else 1.0)
-        made.append(jnp.asarray(moved if loose and not form.held[i] else polar(moved), dtype))
-    return made
+        layers.append(jnp.asarray(moved if loose and not form.held[i] else polar(moved), dtype))
+    return layers
 
 
 def polar(matrices: np.ndarray) -> np.ndarray:
@@ -247,11 +249,11 @@ def _own(part: user_functions.Own, form: Shape, keys: jax.Array, dtype) -> list[
     wanted = f"a tuple of matrices of shapes {shapes}, W_1 first"
     draws = []
     for key in keys:
-        made = user_functions.call("start", part, f"a function (key, dims) -> {wanted}", key, form.dims)
-        if not isinstance(made, list | tuple) or len(made) != len(shapes):
-            count = f" of {len(made)}" if hasattr(made, "__len__") else ""
-            raise user_functions.refuse("start", part, f"a {type(made).__name__}{count}", wanted)
-        draws.append([_matrix(part, i, w, shapes[i], form.held[i], dtype) for i, w in enumerate(made)])
+        matrices = user_functions.call("start", part, f"a function (key, dims) -> {wanted}", key, form.dims)
+        if not isinstance(matrices, list | tuple) or len(matrices) != len(shapes):
+            count = f" of {len(matrices)}" if hasattr(matrices, "__len__") else ""
+            raise user_functions.refuse("start", part, f"a {type(matrices).__name__}{count}", wanted)
+        draws.append([_matrix(part, i, w, shapes[i], form.held[i], dtype) for i, w in enumerate(matrices)])
     return [jnp.stack(layer) for layer in zip(*draws, strict=True)]
 
 
@@ -266,11 +268,11 @@ def _matrix(
         raise user_functions.refuse(
             "start", part, f"a matrix of {matrix.dtype} for W_{i + 1}", "floating point numbers"
         )
-    made = jnp.asarray(matrix, dtype)
-    error = float(stiefel.orthonormality_error(made)) if held else 0.0
+    array = jnp.asarray(matrix, dtype)
+    error = float(stiefel.orthonormality_error(array)) if held else 0.0
     if not error <= _OFF:
         raise user_functions.refuse(
             "start", part, f"W_{i + 1} off from orthonormal by {error:.2g}",
             'stiefel.project(W), free "all", or an optimizer without constraints',
         )  # fmt: skip
-    return made
+    return array

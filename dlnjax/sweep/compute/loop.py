@@ -3,7 +3,7 @@
 The program's state (donated, so that it is updated in place) holds the engine's carry, the monitor and the
 records so far; the two ends of a piece are traced numbers. So one program starts a run, continues it and
 finishes it, the numbers do not depend on where the pieces end, and a short run is one or two calls. Between
-two pieces the host is free: it keeps a checkpoint when one is due, and Ctrl-C is heard.
+two pieces the host is free: it keeps a checkpoint when one is due, and Ctrl-C is noticed.
 
 A cell is finished once its error is at ``depth_of_fit`` times its start, as far down as its config asks for, or is
 not a number. It then keeps its state and repeats its last record; a block of cells that are all finished is
@@ -26,7 +26,7 @@ from dlnjax._types import Count, Status, Trace
 from dlnjax.sweep.compute import batching
 from dlnjax.sweep.store.checkpoints import Room
 
-#: Seconds that a piece of a long run should take: how late Ctrl-C may be heard, if a record takes no longer.
+#: Seconds that a piece of a long run should take: how late Ctrl-C may be noticed, if a record takes no longer.
 PIECE = 1.0
 # The first piece, by which the pace is measured, is this part of the run.
 _FIRST = 32
@@ -166,9 +166,9 @@ def run(batch: Batch, *, records: int, interval: int, goal: Goal, room: Room | N
     Raises:
       KeyboardInterrupt, SystemExit: between two pieces; what was done since the last checkpoint is kept first.
     """
-    done, found = _resumed(room, batch.blank, records, interval)
-    state, arguments = batch.place(found), batch.arguments
-    order, packed = np.arange(len(found.statuses)), 0
+    done, resumed_state = _resumed(room, batch.blank, records, interval)
+    state, arguments = batch.place(resumed_state), batch.arguments
+    order, packed = np.arange(len(resumed_state.statuses)), 0
     begun, resumed, result, pace, seconds = time.monotonic(), done, None, 0.0, 0.0
     try:
         while done < records:
@@ -243,14 +243,14 @@ def _place_of_steps(state: State) -> int:
 def _resumed(room: Room | None, blank: State, records: int, interval: int) -> tuple[int, State]:
     """The record and the state to start from: the checkpoint's if it is of this form, else zeros."""
     leaves, form = jax.tree.flatten(blank)
-    found = room.load() if room is not None else None
-    if found is not None:
-        arrays = [found.get(f"leaf_{i}") for i in range(len(leaves))]
+    saved = room.load() if room is not None else None
+    if saved is not None:
+        arrays = [saved.get(f"leaf_{i}") for i in range(len(leaves))]
         fits = all(
             a is not None and (a.shape, a.dtype) == (leaf.shape, leaf.dtype)
             for a, leaf in zip(arrays, leaves, strict=True)
         )
-        done = int(found.get("done", np.array(0)))
-        if fits and int(found.get("interval", np.array(0))) == interval and 0 < done < records:
+        done = int(saved.get("done", np.array(0)))
+        if fits and int(saved.get("interval", np.array(0))) == interval and 0 < done < records:
             return done, jax.tree.unflatten(form, arrays)
     return 0, jax.tree.unflatten(form, [np.zeros(leaf.shape, leaf.dtype) for leaf in leaves])

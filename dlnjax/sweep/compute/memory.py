@@ -74,11 +74,11 @@ def predicted(share: Share, arguments: Any, state: Any) -> int:
 
 def accounted(compiled: Any) -> int:
     """Bytes a device needs, as XLA's account of a compiled program has it; 0 where there is none."""
-    found = compiled.memory_analysis()
-    if found is None:
+    analysis = compiled.memory_analysis()
+    if analysis is None:
         return 0
-    own = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-    return int(own + found.temp_size_in_bytes)
+    held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return int(held + analysis.temp_size_in_bytes)
 
 
 def check_sizes(share: Share, arguments: Any, state: Any, device: Any) -> None:

@@ -45,18 +45,20 @@ def recipe(said: Any, steps: Steps, scales: Any, constrained: Any) -> optax.Grad
 
 def checked(part: user_functions.Own, params: Params, size, scales) -> Any:
     """A user's transformation, tried once on the layers."""
-    made = user_functions.call("optimizer", part, _OPTIMIZER, size, scales)
-    if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):
-        raise user_functions.refuse("optimizer", part, f"a {type(made).__name__}", _OPTIMIZER)
+    transformation = user_functions.call("optimizer", part, _OPTIMIZER, size, scales)
+    if not (
+        callable(getattr(transformation, "init", None)) and callable(getattr(transformation, "update", None))
+    ):
+        raise user_functions.refuse("optimizer", part, f"a {type(transformation).__name__}", _OPTIMIZER)
 
     def once(w):
         more = {}
-        if isinstance(made, optax.GradientTransformationExtraArgs):
+        if isinstance(transformation, optax.GradientTransformationExtraArgs):
             more = {"value": jnp.sum(w[0]), "value_fn": lambda w: jnp.sum(w[0])}
-        return made.update(w, made.init(w), w, **more)[0]  # pyright: ignore[reportCallIssue]
+        return transformation.update(w, transformation.init(w), w, **more)[0]  # pyright: ignore[reportCallIssue]
 
     tried = user_functions.Own(lambda w: jax.eval_shape(once, w), part.name)
     problems.like(
         "optimizer", part, user_functions.call("optimizer", tried, _OPTIMIZER, params), params, "updates"
     )
-    return made
+    return transformation

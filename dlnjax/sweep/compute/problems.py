@@ -92,8 +92,8 @@ def draw(
         square, _, rank, unit = two_layer.from_data(
             sweep.problem, cell.data, min(form.dims[1:-1]), cell.precision
         )
-        made = _plain({"square": square}, {}, solve(square.optimum), form, unit, rank)
-        return made._replace(curvature=None) if cell.data == "raw" else made
+        drawn = _plain({"square": square}, {}, solve(square.optimum), form, unit, rank)
+        return drawn._replace(curvature=None) if cell.data == "raw" else drawn
     x, y, target = _white(sweep.problem, cell.precision)
     best = _best(np.asarray(target, np.float64)[None], min(form.dims))
     return _sampled(cell, form, {"x": x}, {}, y[None], noise, solve, solve(best), x.shape[0])
@@ -158,8 +158,8 @@ def _sampled(cell: Cell, form, shared, each, clean, keys, solve: Callable, solve
     own_arrays = {"y": y, "reference": reference}
     several = {k: v for k, v in own_arrays.items() if len(v) > 1 or len(keys) == 1}
     common = {k: v[0] for k, v in own_arrays.items() if k not in several}
-    made = _plain({**shared, **common}, {**each, **several}, solved, form, 1 / count, rank)
-    return made if cell.activation == "linear" else made._replace(curvature=None)
+    drawn = _plain({**shared, **common}, {**each, **several}, solved, form, 1 / count, rank)
+    return drawn if cell.activation == "linear" else drawn._replace(curvature=None)
 
 
 def _of_loss(sweep: Sweep, cell: Cell, form, target: jax.Array, solved, keys: jax.Array, rank: int) -> Drawn:
@@ -168,10 +168,10 @@ def _of_loss(sweep: Sweep, cell: Cell, form, target: jax.Array, solved, keys: ja
     if user_functions.is_own(cell.loss):
         return Drawn({}, {"target": target}, solved, norm, np.ones(len(keys)), rank, None)
     make = partial(_LOSSES[cell.loss], samples=sweep.problem.samples, condition=sweep.problem.condition)
-    made = jax.vmap(make)(keys, target)
-    bounds = [jax.tree.map(lambda a, i=i: a[i], made).curvature() for i in range(len(keys))]
+    losses = jax.vmap(make)(keys, target)
+    bounds = [jax.tree.map(lambda a, i=i: a[i], losses).curvature() for i in range(len(keys))]
     curvature = np.array(bounds)
-    return Drawn({}, {"loss": made}, solved, norm, 1 / curvature[:, 1], rank, curvature)
+    return Drawn({}, {"loss": losses}, solved, norm, 1 / curvature[:, 1], rank, curvature)
 
 
 def _weighted(key, target, samples, condition) -> WeightedSquare:
@@ -246,14 +246,14 @@ def build(
 ) -> tuple[Any, Any]:
     """The problem that training steps on, and the one it is measured by (all samples, where steps take some)."""
     if sweep.problem.kind == "own":
-        made = _own_problem(sweep.functions[sweep.problem.function or ""], key, params)
-        return made, made
+        problem = _own_problem(sweep.functions[sweep.problem.function or ""], key, params)
+        return problem, problem
     if user_functions.is_own(cell.loss):
-        made = OwnLoss(sweep.functions[cell.loss], arrays["target"])
-        return made, made
+        problem = OwnLoss(sweep.functions[cell.loss], arrays["target"])
+        return problem, problem
     if "loss" in arrays or "square" in arrays:
-        made = arrays.get("loss", arrays.get("square"))
-        return made, made
+        problem = arrays.get("loss", arrays.get("square"))
+        return problem, problem
     phi = activation(sweep, cell)
     whole = Regression(Samples(arrays["x"], arrays["y"], None, phi), arrays["reference"])
     if not cell.batch_size:
@@ -273,26 +273,26 @@ def _checked(part: user_functions.Own) -> Callable:
     wanted = "an elementwise function array -> array"
 
     def phi(z: jax.Array) -> jax.Array:
-        made = user_functions.call("activation", part, wanted, z)
-        if getattr(made, "shape", None) != z.shape or made.dtype != z.dtype:
+        result = user_functions.call("activation", part, wanted, z)
+        if getattr(result, "shape", None) != z.shape or result.dtype != z.dtype:
             raise user_functions.refuse(
-                "activation", part, _seen(made), f"{wanted}, here {z.dtype} of shape {z.shape}"
+                "activation", part, _seen(result), f"{wanted}, here {z.dtype} of shape {z.shape}"
             )
-        return made
+        return result
 
     return phi
 
 
 def _own_problem(part: user_functions.Own, key: jax.Array, params: Params) -> Any:
     """A user's problem, called once to see what it gives."""
-    made = (
+    problem = (
         part.value
         if user_functions.is_problem(part.value)
         else user_functions.call("problem", part, _PROBLEM, key)
     )
-    if not user_functions.is_problem(made):
-        raise user_functions.refuse("problem", part, f"a {type(made).__name__}", _PROBLEM)
-    bound = user_functions.Own(made.loss, part.name)
+    if not user_functions.is_problem(problem):
+        raise user_functions.refuse("problem", part, f"a {type(problem).__name__}", _PROBLEM)
+    bound = user_functions.Own(problem.loss, part.name)
     _number(
         "problem",
         part,
@@ -301,13 +301,13 @@ def _own_problem(part: user_functions.Own, key: jax.Array, params: Params) -> An
     )
     slopes = user_functions.call(
         "problem",
-        user_functions.Own(made.gradients, part.name),
+        user_functions.Own(problem.gradients, part.name),
         "gradients(params, step)",
         params,
         jnp.int32(0),
     )
     like("problem", part, slopes, params, "gradients")
-    return made
+    return problem
 
 
 def like(role: str, part: user_functions.Own, got: Any, params: Params, what: str) -> None:

@@ -265,7 +265,7 @@ def teachers(spec: Problem, keys: jax.Array, width: int, dtype) -> tuple[Quadrat
 
 
 def _norm(spec: Problem, first: jax.Array) -> jax.Array:
-    """``||W_1*||_2``, by no decomposition: on several devices at once LAPACK may wait for itself for ever.
+    """``||W_1*||_2``, by no decomposition: on several devices at once LAPACK may wait for itself forever.
 
     A teacher's product has the norm of its first layer; :func:`_factorise` leaves orthogonal rows.
     """
