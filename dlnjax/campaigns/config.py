@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlnjax.sweep.config import options, overrides, toml, validators
-from dlnjax.sweep.config.loading import tables
-from dlnjax.sweep.config.options import Key
+from dlnjax.sweep.config.declaration import Option
+from dlnjax.sweep.config.loading import Document, parse
 from dlnjax.sweep.config.reader import Reader, SpecError
 from dlnjax.sweep.config.toml import key as show_key
 from dlnjax.sweep.config.validators import Real, Whole, Word
@@ -38,56 +38,56 @@ _PACKAGES = ("numpy", "optax", "diffrax")
 _HEAD = ("study", "question", "precision", "campaign")
 
 
-_SEED = Key(Whole(0, 2**31 - 1), 0)
+_SEED = Option(Whole(0, 2**31 - 1), 0)
 #: The further keys of a campaign's config, all at its top, by campaign.
-CAMPAIGNS: Mapping[str, Mapping[str, Key]] = {
+CAMPAIGNS: Mapping[str, Mapping[str, Option]] = {
     "guarantee": {
         "seed": _SEED,
-        "instances": Key(Whole(1, 100_000), 200),
-        "steps": Key(Whole(1, 10_000), 25),
-        "rate_instances": Key(Whole(1, 100_000), 280),
-        "tanh_instances": Key(Whole(1, 10_000), 40),
-        "tolerance": Key(Real(below=1), 1e-6),
+        "instances": Option(Whole(1, 100_000), 200),
+        "steps": Option(Whole(1, 10_000), 25),
+        "rate_instances": Option(Whole(1, 100_000), 280),
+        "tanh_instances": Option(Whole(1, 10_000), 40),
+        "tolerance": Option(Real(below=1), 1e-6),
     },
     "gd_convergence": {
         "seed": _SEED,
-        "instances": Key(Whole(1, 100_000), 200),
-        "steps": Key(Whole(1, 100_000), 300),
-        "starts": Key(Whole(1, 1_000_000), 1000),
-        "deep_starts": Key(Whole(1, 1_000_000), 200),
-        "descent_steps": Key(Whole(100, 10_000_000), 20_000),
+        "instances": Option(Whole(1, 100_000), 200),
+        "steps": Option(Whole(1, 100_000), 300),
+        "starts": Option(Whole(1, 1_000_000), 1000),
+        "deep_starts": Option(Whole(1, 1_000_000), 200),
+        "descent_steps": Option(Whole(100, 10_000_000), 20_000),
     },
     "flow_limit": {
         "seed": _SEED,
-        "instances": Key(Whole(1, 100_000), 200),
-        "tolerance": Key(Real(below=1), 4e-8),
+        "instances": Option(Whole(1, 100_000), 200),
+        "tolerance": Option(Real(below=1), 4e-8),
     },
     "modes": {
         "seed": _SEED,
-        "instances": Key(Whole(1, 100_000), 200),
-        "step": Key(Real(below=0.1), 1e-3),
-        "tolerance": Key(Real(below=1), 1e-7),
-        "kernel_instances": Key(Whole(1, 10_000), 20),
+        "instances": Option(Whole(1, 100_000), 200),
+        "step": Option(Real(below=0.1), 1e-3),
+        "tolerance": Option(Real(below=1), 1e-7),
+        "kernel_instances": Option(Whole(1, 10_000), 20),
     },
     "gauge": {
         "seed": _SEED,
-        "instances": Key(Whole(1, 100_000), 200),
-        "restarts": Key(Whole(1, 10_000), 20),
-        "step_instances": Key(Whole(1, 10_000), 60),
-        "steps": Key(Whole(1, 10_000), 10),
+        "instances": Option(Whole(1, 100_000), 200),
+        "restarts": Option(Whole(1, 10_000), 20),
+        "step_instances": Option(Whole(1, 10_000), 60),
+        "steps": Option(Whole(1, 10_000), 10),
     },
     "momentum": {
         "seed": _SEED,
-        "instances": Key(Whole(1, 10_000), 10),
-        "tolerance": Key(Real(below=1), 1e-6),
+        "instances": Option(Whole(1, 10_000), 10),
+        "tolerance": Option(Real(below=1), 1e-6),
     },
 }
 #: Keys that every campaign's config has. Its tolerances are of double precision.
-CAMPAIGN_TOP: Mapping[str, Key] = {
+CAMPAIGN_TOP: Mapping[str, Option] = {
     "study": options.TOP["study"],
     "question": options.TOP["question"],
-    "precision": Key(Word(("float64",)), "float64"),
-    "campaign": Key(Word(tuple(CAMPAIGNS))),
+    "precision": Option(Word(("float64",)), "float64"),
+    "campaign": Option(Word(tuple(CAMPAIGNS))),
 }
 
 
@@ -137,23 +137,18 @@ class CampaignReader(Reader):
         return values
 
 
-def is_campaign(path: str | os.PathLike[str]) -> bool:
-    """Whether a config is a campaign's, not a sweep's; raises ``SpecError`` where it is no TOML file."""
-    return "campaign" in tables(path, toml.one_line(os.fspath(path), 400))
-
-
-def load(path: str | os.PathLike[str], changes: Iterable[str] = ()) -> Campaign:
+def load(path: str | os.PathLike[str] | Document, changes: Iterable[str] = ()) -> Campaign:
     """Read a campaign's configuration.
 
     Args:
-      path: the TOML file.
+      path: the TOML file, or what ``loading.parse`` made of it.
       changes: ``key=value`` texts.
 
     Raises:
       SpecError: with one line for every mistake, each naming file, key, value and remedy.
     """
-    source = toml.one_line(os.fspath(path), 400)
-    raw = tables(path, source)
+    document = path if isinstance(path, Document) else parse(path)
+    source, raw = document.source, document.changeable()
     origins, lines = overrides.apply_flat(raw, changes)
     lines = [f"{source} with {line}" for line in lines]
     try:

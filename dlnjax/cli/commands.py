@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dlnjax.sweep.config.loading import Sweep
+    from dlnjax.sweep.config.loading import Document, Sweep
 
 
 def new(args: argparse.Namespace) -> int:
@@ -39,13 +39,13 @@ def new(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Validate, run what is missing, analyse, and print what came out."""
-    from dlnjax.campaigns import config
     from dlnjax.sweep.config import loading, user_functions
 
     _need("pyarrow", "tqdm", "matplotlib")  # now, not after hours of computing
-    if config.is_campaign(args.config):
-        return _campaign(args)
-    sweep = loading.load(args.config, args.set)
+    document = loading.parse(args.config)
+    if document.is_campaign:
+        return _campaign(document, args)
+    sweep = loading.load(document, args.set)
     if sweep.problem.kind != "file" and (
         lines := loading.data_problems(sweep)
     ):  # load has read a user's file
@@ -68,12 +68,12 @@ def run(args: argparse.Namespace) -> int:
     return max(int(failed), _analyse(out, args.quiet)) if outcome.done else 1
 
 
-def _campaign(args: argparse.Namespace) -> int:
+def _campaign(document: Document, args: argparse.Namespace) -> int:
     """Run a campaign, keep its rows, claims and figure; 1 if a statement was violated."""
     from dlnjax.campaigns import config as campaigns
     from dlnjax.sweep.compute import devices
 
-    campaign = campaigns.load(args.config, args.set)
+    campaign = campaigns.load(document, args.set)
     out = args.out or Path("results") / campaign.study
     for name in ("workers", "dask", "slurm", "hosts", "extend", "json_events"):
         if getattr(args, name):

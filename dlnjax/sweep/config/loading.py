@@ -1,18 +1,19 @@
 """The front of a sweep's configuration: read one (:func:`load`), or make one in Python (:func:`grid`).
 
 Both validate alike and report every mistake at once. Nothing here imports JAX, so that a wrong configuration
-is told in a fraction of a second and before anything is written.
+is reported in a fraction of a second and before anything is written.
 
-The parts: ``keys`` lists all keys with their types and ranges, ``config`` reads tables, ``overrides`` changes
-them, ``data`` reads data files, ``cells`` holds the result.
+The parts: ``options`` declares all options, ``reader`` reads tables, ``overrides`` changes them, ``datasets`` reads
+data files, ``sweep`` holds the result.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dlnjax.sweep.config import datasets, options, overrides, user_functions
@@ -20,9 +21,11 @@ from dlnjax.sweep.config.cell import Cell
 from dlnjax.sweep.config.reader import Reader, SpecError
 from dlnjax.sweep.config.sweep import Grid, Problem, Record, Start, Sweep, differences, extends
 from dlnjax.sweep.config.toml import one_line
+from dlnjax.sweep.config.user_functions import UserFunction
 
 __all__ = [
     "Cell",
+    "Document",
     "Grid",
     "Problem",
     "Record",
@@ -34,17 +37,41 @@ __all__ = [
     "extends",
     "grid",
     "load",
+    "parse",
 ]
 
 _LARGEST = 10_000_000  # bytes; a configuration has a few thousand
 
 
-def load(path: str | os.PathLike[str], overrides: Iterable[str] = (), *, check_data: bool = True) -> Sweep:
+@dataclass(frozen=True)
+class Document:
+    """A configuration's file, parsed once: of a sweep or of a campaign.
+
+    Attributes:
+      source: how mistakes name the file. folder: what paths in it are relative to. tables: what it holds.
+    """
+
+    source: str
+    folder: str
+    tables: Mapping[str, object]
+
+    @property
+    def is_campaign(self) -> bool:
+        return "campaign" in self.tables
+
+    def changeable(self) -> dict[str, Any]:
+        """The tables, for overrides to change."""
+        return copy.deepcopy(dict(self.tables))
+
+
+def load(
+    path: str | os.PathLike[str] | Document, overrides: Iterable[str] = (), *, check_data: bool = True
+) -> Sweep:
     """Read a TOML configuration.
 
     Args:
-      path: the file; a data path in it is relative to its folder.
-      overrides: ``key=value`` texts, see the module ``overrides``; a data path in them is relative to the
+      path: the file, or what :func:`parse` made of it; a data path in it is relative to its folder.
+      overrides: ``option=value`` texts, see the module ``overrides``; a data path in them is relative to the
         current folder.
       check_data: False leaves a user's data file unopened (to look at a finished study without its data).
 
@@ -52,21 +79,21 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = (), *, check_d
       The validated sweep.
 
     Raises:
-      SpecError: with one line for every mistake, each naming file, key, value and remedy.
+      SpecError: with one line for every mistake, each naming file, option, value and remedy.
     """
-    source = one_line(os.fspath(path), 400)
-    raw = tables(path, source)
-    if "campaign" in raw:
+    document = path if isinstance(path, Document) else parse(path)
+    source = document.source
+    if document.is_campaign:
         raise SpecError(
             [f"{source}: campaign: is a campaign's, not a sweep's; run it with: dlnjax run {source}"]
         )
-    return _read(source, raw, overrides, os.path.dirname(os.path.abspath(path)), check_data)
+    return _read(source, document.changeable(), overrides, document.folder, check_data)
 
 
 def grid(*, grids: Iterable[Mapping[str, Any]] = (), **values: Any) -> Sweep:
-    """Make a sweep in Python: the keywords are the configuration's keys, whatever their section.
+    """Make a sweep in Python: the keywords are the configuration's options, whatever their section.
 
-    ``start`` is the grid key (``"near"``, ``"haar"``, ...); the keys of the section of that name are keywords of
+    ``start`` is the option of a grid (``"near"``, ``"haar"``, ...); those of the section of that name are keywords of
     their own. ``problem`` and ``record`` may also be given as mappings. Lists may be tuples, ranges or
     numpy arrays.
 
@@ -75,8 +102,8 @@ def grid(*, grids: Iterable[Mapping[str, Any]] = (), **values: Any) -> Sweep:
     gives its version.
 
     Args:
-      grids: for several grids, a mapping of grid keys each; grid keys given as keywords are shared by all.
-      **values: keys of the configuration.
+      grids: for several grids, a mapping of options each; options of a grid given as keywords are shared by all.
+      **values: options of the configuration.
 
     Raises:
       SpecError: as :func:`load`.
@@ -88,7 +115,7 @@ def grid(*, grids: Iterable[Mapping[str, Any]] = (), **values: Any) -> Sweep:
       >>> len(sweep.cells())
       6
     """
-    functions: dict[str, user_functions.Own] = {}
+    functions: dict[str, UserFunction] = {}
     several = [_plain(table, functions) for table in grids]
     if _is_function(values.get("problem")):
         values = {**values, "problem": {"kind": "own", "function": values["problem"]}}
@@ -103,8 +130,8 @@ def grid(*, grids: Iterable[Mapping[str, Any]] = (), **values: Any) -> Sweep:
             raw.setdefault(name, {}).update(_plain(value, functions))
         else:  # top level, or unknown and refused there
             raw[name] = _plain(value, functions)
-    made = Reader("sweep.grid", flat=True).sweep(raw, os.getcwd(), check_data=True)
-    return replace(made, functions=functions)
+    sweep = Reader("sweep.grid", flat=True).sweep(raw, os.getcwd(), check_data=True)
+    return replace(sweep, functions=functions)
 
 
 def data_problems(sweep: Sweep) -> list[str]:
@@ -117,10 +144,10 @@ def data_problems(sweep: Sweep) -> list[str]:
         return []
     path = one_line(sweep.problem.path or "", 400)
     try:
-        found = datasets.digest(*datasets.arrays(sweep.problem))
+        digest = datasets.digest(*datasets.arrays(sweep.problem))
     except datasets.DataError as error:
         return [f'problem.path: "{path}" {reason}' for reason in error.reasons]
-    if sweep.problem.digest not in (None, found):
+    if sweep.problem.digest not in (None, digest):
         return [
             f'problem.path: "{path}" holds other data than when the sweep was made; give the original file'
         ]
@@ -140,8 +167,13 @@ def _read(source: str, raw: dict, changes: Iterable[str], folder: str, check_dat
     return sweep
 
 
-def tables(path: str | os.PathLike[str], source: str) -> dict[str, Any]:
-    """The raw tables of a file, or a :class:`SpecError` with the one reason there are none."""
+def parse(path: str | os.PathLike[str]) -> Document:
+    """Parse a file without reading its options; raises :class:`SpecError` with the one reason if it is no TOML file."""
+    source = one_line(os.fspath(path), 400)
+    return Document(source, os.path.dirname(os.path.abspath(path)), _tables(path, source))
+
+
+def _tables(path: str | os.PathLike[str], source: str) -> dict[str, object]:
     try:
         with open(path, "rb") as file:
             content = file.read(_LARGEST + 1)
@@ -175,7 +207,7 @@ def _syntax(message: str, text: str) -> str:
     return f"is not TOML, {one_line(message, 160)}{shown}; write key = value, strings in quotes"
 
 
-def _plain(value: Any, functions: dict[str, user_functions.Own]) -> Any:
+def _plain(value: object, functions: dict[str, UserFunction]) -> Any:
     """Python and numpy containers as the lists and scalars that TOML would have given, functions as names."""
     if isinstance(value, Mapping):
         return {str(name): _plain(entry, functions) for name, entry in value.items()}
@@ -190,18 +222,18 @@ def _plain(value: Any, functions: dict[str, user_functions.Own]) -> Any:
     return value
 
 
-def _is_function(value: Any) -> bool:
+def _is_function(value: object) -> bool:
     return (
-        isinstance(value, user_functions.Own)
+        isinstance(value, UserFunction)
         or user_functions.is_problem(value)
         or (callable(value) and not hasattr(value, "tolist"))
     )
 
 
-def _named(value: Any, functions: dict[str, user_functions.Own]) -> str:
+def _named(value: object, functions: dict[str, UserFunction]) -> str:
     """The name of a user's function, which stands for one function in a sweep."""
     try:
-        part = value if isinstance(value, user_functions.Own) else user_functions.own(value)
+        part = value if isinstance(value, UserFunction) else user_functions.own(value)
     except (TypeError, ValueError) as error:
         raise SpecError([f"sweep.grid: {error}"]) from None
     if functions.setdefault(part.name, part) != part:

@@ -1,8 +1,8 @@
-"""Overrides ``key=value`` from the command line, put into the raw tables before these are validated.
+"""Overrides ``option=value`` from the command line, put into the raw tables before these are validated.
 
-A bare key has one home among the sections; a grid key goes to ``[base]`` and to every ``[[grid]]`` that sets
-it. A dotted key (``record.records``, ``base.width``, ``grid.0.depth``) sets one place. The value is TOML;
-what is no TOML is taken as a string, and the checks of the key tell whether that will do.
+A bare option has one home among the sections; that of a grid goes to ``[base]``, and no ``[[grid]]`` sets it any more.
+A dotted one (``record.records``, ``base.width``, ``grid.0.depth``) sets one place. The value is TOML; what is no TOML
+is taken as a string, and the option's check says whether that will do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def apply(raw: dict[str, Any], overrides: Iterable[str]) -> tuple[dict[str, str]
     """Change ``raw`` in place.
 
     Returns:
-      The origin of every key set (``path -> --set key=value``), and a line for every override that cannot be
+      The origin of every option set (``path -> --set key=value``), and a line for every override that cannot be
       placed. Whether a placed value is right is for the reader of the configuration to say.
     """
     origins: dict[str, str] = {}
@@ -37,7 +37,7 @@ def apply(raw: dict[str, Any], overrides: Iterable[str]) -> tuple[dict[str, str]
 
 
 def apply_flat(raw: dict[str, Any], overrides: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """As :func:`apply` for a configuration without sections: every key stands at its top."""
+    """As :func:`apply` for a configuration without sections: every option stands at its top."""
     origins: dict[str, str] = {}
     lines = []
     for override in overrides:
@@ -80,7 +80,7 @@ def _bare(raw: dict[str, Any], name: str, value: Any) -> list[str]:
     if section != "base":
         return [_set(raw, section, name, value)]
     tables = raw["grid"] if isinstance(raw.get("grid"), list) else []
-    for table in tables:  # one place is enough, and a mistake in it is told once
+    for table in tables:  # one place is enough, and a mistake in it is reported once
         if isinstance(table, dict):
             table.pop(name, None)
     return [_set(raw, "base", name, value)]
@@ -101,7 +101,7 @@ def _dotted(raw: dict[str, Any], parts: list[str], value: Any) -> str:
 
 
 def _numbered(raw: dict[str, Any], parts: list[str], value: Any) -> str:
-    """``grid.0.depth``: one key of one ``[[grid]]``."""
+    """``grid.0.depth``: one option of one ``[[grid]]``."""
     tables = raw["grid"] if isinstance(raw.get("grid"), list) else []
     if len(parts) != 3 or not re.fullmatch(r"[0-9]{1,6}", parts[1]):
         raise validators.Complaint(

@@ -1,6 +1,6 @@
 """From raw tables to a :class:`~dlnjax.sweep.config.sweep.Sweep`, or to one line for every mistake at once.
 
-A line reads ``file: key: value and what is wrong with it; remedy``. Own checks rather than a
+A line reads ``file: option: value and what is wrong with it; remedy``. The checks are ours rather than those of a
 structuring library, which stops at the first wrong value of a field, takes 1.5 for 1, and words its errors
 for programmers. Overrides go the same way; their lines name the override beside the file.
 """
@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from dlnjax.sweep.config import compatibility, datasets, options, validators
-from dlnjax.sweep.config.options import Key
+from dlnjax.sweep.config.declaration import REQUIRED, Option
 from dlnjax.sweep.config.sweep import Grid, Problem, Record, Start, Sweep
 from dlnjax.sweep.config.toml import key as show_key
 from dlnjax.sweep.config.toml import one_line, show
@@ -39,8 +39,8 @@ class Reader:
 
     Args:
       source: how lines name the file.
-      origins: for keys set by an override, ``path -> text of the override``.
-      flat: name keys without their section, as the keywords of a Python call.
+      origins: for options set by an override, ``path -> text of the override``.
+      flat: name options without their section, as the keywords of a Python call.
     """
 
     def __init__(self, source: str, origins: Mapping[str, str] | None = None, flat: bool = False):
@@ -49,8 +49,8 @@ class Reader:
         self.flat = flat
         self.lines: list[str] = []
         self._count: dict[str, int] = {}
-        self._meant: set[str] = set()  # keys a typo stands for: not reported as missing as well
-        self._wanting: list[tuple[str, str]] = []  # missing keys and what to give, told last
+        self._meant: set[str] = set()  # options a typo stands for: not reported as missing as well
+        self._wanting: list[tuple[str, str]] = []  # missing options and what to give, reported last
 
     def complain(self, path: str, text: str) -> None:
         """Add a line for the key at ``path`` (``grid.0.depth``)."""
@@ -76,8 +76,13 @@ class Reader:
             self.complain("record.depth_of_fit", f"{record['depth_of_fit']} is {limit}")
         grids = self._grids(raw, {**problem, "metrics": record["metrics"]})
         self._finish(raw)
-        made = (Problem(**problem), Start(**start), Record(**record), tuple(Grid(**grid) for grid in grids))
-        return Sweep(**head, problem=made[0], start=made[1], record=made[2], grids=made[3])
+        return Sweep(
+            **head,
+            problem=Problem(**problem),
+            start=Start(**start),
+            record=Record(**record),
+            grids=tuple(Grid(**grid) for grid in grids),
+        )
 
     def _finish(self, raw: Mapping[str, Any]) -> None:
         """Add the missing keys, a misspelt or misplaced one excepted; raise if there is any line."""
@@ -97,33 +102,33 @@ class Reader:
         self.complain(name, f"{show(table)} is not a table; write [{name}] with its keys below")
         return {"kind": _BAD} if name == "problem" else {}
 
-    def _table(self, path: str, raw: Mapping[str, Any], known: Mapping[str, Key]) -> dict[str, Any]:
+    def _table(self, path: str, raw: Mapping[str, Any], known: Mapping[str, Option]) -> dict[str, Any]:
         """One section: unknown keys refused, values checked, defaults filled in, required keys demanded."""
         values = {}
         for name in raw:
             if name not in known:
                 self._unknown(path, name, known)
-        for name, key in known.items():
+        for name, option in known.items():
             where = f"{path}.{name}" if path else name
             if name in raw:
-                values[name] = self._value(where, raw[name], key)
-            elif key.default is options.REQUIRED:
-                values[name] = self._absent(where, key)
+                values[name] = self._value(where, raw[name], option)
+            elif option.default is REQUIRED:
+                values[name] = self._absent(where, option)
             else:
-                values[name] = key.default
+                values[name] = option.default
         return values
 
-    def _value(self, where: str, raw: Any, key: Key) -> Any:
+    def _value(self, where: str, raw: Any, option: Option) -> Any:
         if raw is _BAD:
             return _BAD
         try:
-            return key.check(raw)
+            return option.check(raw)
         except Complaint as complaint:
             self.complain(where, str(complaint))
             return _BAD
 
-    def _absent(self, where: str, key: Key, place: str = "") -> Any:
-        self._wanting.append((where, f"is missing; give {key.check.expected}{place}"))
+    def _absent(self, where: str, option: Option, place: str = "") -> Any:
+        self._wanting.append((where, f"is missing; give {option.check.expected}{place}"))
         return _BAD
 
     def _unknown(self, path: str, name: str, known: Collection[str]) -> None:
@@ -189,14 +194,14 @@ class Reader:
             for reason in error.reasons:
                 self.complain("problem.path", f'"{one_line(values["path"], 400)}" {reason}')
             return
-        found = datasets.digest(x, y)
+        digest = datasets.digest(x, y)
         if values["held_out"] not in (0.0, _BAD) and not datasets.labelled(y):
             text = f"{values['held_out']:g} needs labels, of two samples at least; y has targets"
             self.complain("problem.held_out", f"{text}; give y of shape (samples,), or remove this line")
-        if values["digest"] not in (None, _BAD, found):
-            text = f"{show(values['digest'])} is not the digest of the file's data, {found}"
+        if values["digest"] not in (None, _BAD, digest):
+            text = f"{show(values['digest'])} is not the digest of the file's data, {digest}"
             self.complain("problem.digest", f"{text}; give the original file or remove this line")
-        values["digest"] = found
+        values["digest"] = digest
 
     def _grids(self, raw: Mapping[str, Any], problem: dict[str, Any]) -> list[dict[str, Any]]:
         """All grids, each with the keys of ``[base]`` it does not set itself."""
@@ -212,14 +217,14 @@ class Reader:
             )
         grids, total = [], 0
         for index, table in enumerate(tables):
-            own = self._lists(f"grid.{index}", table)
-            grid = {**base, **own}
-            paths = {name: f"grid.{index}.{name}" if name in own else f"base.{name}" for name in grid}
-            for name, key in options.GRID.items():
-                if name not in grid and key.default is options.REQUIRED:
-                    grid[name] = self._absent(f"grid.{index}.{name}", key, ", here or in [base]")
+            here = self._lists(f"grid.{index}", table)
+            grid = {**base, **here}
+            paths = {name: f"grid.{index}.{name}" if name in here else f"base.{name}" for name in grid}
+            for name, option in options.GRID.items():
+                if name not in grid and option.default is REQUIRED:
+                    grid[name] = self._absent(f"grid.{index}.{name}", option, ", here or in [base]")
                 elif name not in grid:
-                    grid[name] = (key.default,)
+                    grid[name] = (option.default,)
             self._agree(grid, paths, problem)
             if _fine(grid, *grid):
                 total += Grid(**grid).size()
@@ -232,22 +237,22 @@ class Reader:
         """The keys a grid table sets, each a tuple without duplicates."""
         values = {}
         for name, entries in raw.items():
-            key, where = options.GRID.get(name), f"{path}.{name}"
-            if key is None:
+            option, where = options.GRID.get(name), f"{path}.{name}"
+            if option is None:
                 self._unknown(path, name, options.GRID)
             elif entries == [] and isinstance(entries, list):
-                self.complain(where, f"[] is empty; give {key.check.expected}")
+                self.complain(where, f"[] is empty; give {option.check.expected}")
                 values[name] = _BAD
             else:
-                read = [self._entry(where, name, e, key) for e in _listed(entries)]
+                read = [self._entry(where, name, e, option) for e in _listed(entries)]
                 values[name] = _BAD if _BAD in read else tuple(dict.fromkeys(read))
         return values
 
-    def _entry(self, where: str, name: str, entry: Any, key: Key) -> Any:
+    def _entry(self, where: str, name: str, entry: Any, option: Option) -> Any:
         if name == "width" and isinstance(entry, list) and entry:  # the hidden widths, one by one
-            read = [self._value(where, width, key) for width in entry]
+            read = [self._value(where, width, option) for width in entry]
             return _BAD if _BAD in read else tuple(read)
-        return self._value(where, entry, key)
+        return self._value(where, entry, option)
 
     def _agree(self, grid: dict[str, Any], paths: dict[str, str], problem: dict[str, Any]) -> None:
         """Keys that are fine alone but not together."""

@@ -1,6 +1,6 @@
-"""The words a cell is made of: what each optimizer, start, activation, loss and shape needs and agrees with.
+"""The registry of words that options take: what each optimizer, start, activation, loss and shape needs and goes with.
 
-Tables of rows, one a word; a user's own function is one more row (``user_functions``). Nothing here
+Tables of one row per word; a user's own function counts as one more (``user_functions``). Nothing here
 imports JAX: a configuration is checked by these rows alone, and a row's function gets the modules that it builds with.
 """
 
@@ -8,7 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from jax import Array
+
+    Elementwise = Callable[[Array], Array]
+
+
+class Given(Protocol):
+    """What a row of :data:`OPTIMIZERS` builds with; traced where it is a number."""
+
+    @property
+    def size(self) -> Array: ...
+
+    @property
+    def momentum(self) -> Array: ...
+
+    @property
+    def scales(self) -> object: ...
+
+    @property
+    def constrained(self) -> object: ...
+
+    @property
+    def retraction(self) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -16,36 +41,40 @@ class Optimizer:
     """One row of :data:`OPTIMIZERS`.
 
     Attributes:
-      make: ``(optim, optax, s) -> transformation``; ``s`` holds ``size``, ``scales``, ``constrained``,
-        ``retraction`` and ``momentum`` (traced where they are numbers).
+      make: ``(optim, optax, s) -> transformation``, the first two being the modules.
       constrained: keeps layers orthonormal; else every layer is free and there is no retraction.
       exact: constrained layers are orthonormal at every step, by a retraction; else only in the end.
-      momentum: reads the key ``momentum``.
+      momentum: reads the option ``momentum``.
       padded: leaves identity layers without a gradient exactly as they are, so that one program serves all depths.
       reduced: the exact two-layer reduction has its steps, with the polar retraction (``dlnjax.reduced``).
+      note: what else the documentation says of it.
     """
 
-    make: Callable[[Any, Any, Any], Any]
+    make: Callable[[ModuleType, ModuleType, Given], Any]
     constrained: bool = True
     exact: bool = True
     momentum: bool = False
     padded: bool = False
     reduced: bool = False
+    note: str = ""
 
 
-def _named(s: Any) -> dict[str, Any]:
+def _named(s: Given) -> dict[str, object]:
     """What the Riemannian recipes take by name."""
     return {"scales": s.scales, "retraction": s.retraction, "constrained": s.constrained}
 
 
-def _searching(s: Any) -> dict[str, Any]:
+def _searching(s: Given) -> dict[str, object]:
     """What the recipes that find their own step take by name."""
     return {"retraction": s.retraction, "constrained": s.constrained}
 
 
-def _near(s: Any) -> dict[str, Any]:
+def _near(s: Given) -> dict[str, object]:
     """What the recipes without a retraction take by name."""
     return {"scales": s.scales, "constrained": s.constrained}
+
+
+_NO_STEP = "`step` plays no part"
 
 
 #: A further recipe of ``dlnjax.optim`` is a further line.
@@ -58,21 +87,31 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
     "nesterov": Optimizer(
         lambda optim, optax, s: optim.nesterov(s.size, s.momentum, **_named(s)), momentum=True, padded=True
     ),
-    "adam": Optimizer(lambda optim, optax, s: optim.adam(s.size, **_named(s)), padded=True),
+    "adam": Optimizer(
+        lambda optim, optax, s: optim.adam(s.size, **_named(s)), padded=True,
+        note="one second moment per matrix",
+    ),
     "adam_elementwise": Optimizer(
         lambda optim, optax, s: optim.adam(s.size, second="elementwise", **_named(s)), padded=True
     ),
     "polyak": Optimizer(
-        lambda optim, optax, s: optim.polyak(max_step_size=s.size, **_searching(s)), padded=True
+        lambda optim, optax, s: optim.polyak(max_step_size=s.size, **_searching(s)), padded=True,
+        note="`step` is the largest it takes",
     ),
-    "armijo": Optimizer(lambda optim, optax, s: optim.armijo(s.size, **_searching(s)), padded=True),
-    "conjugate_gradient": Optimizer(lambda optim, optax, s: optim.conjugate_gradient(**_searching(s))),
-    "lbfgs": Optimizer(lambda optim, optax, s: optim.lbfgs(**_searching(s))),
-    "trust_region": Optimizer(lambda optim, optax, s: optim.trust_region(**_searching(s))),
+    "armijo": Optimizer(
+        lambda optim, optax, s: optim.armijo(s.size, **_searching(s)), padded=True,
+        note="`step` is the first that a search tries",
+    ),
+    "conjugate_gradient": Optimizer(
+        lambda optim, optax, s: optim.conjugate_gradient(**_searching(s)), note=_NO_STEP
+    ),
+    "lbfgs": Optimizer(lambda optim, optax, s: optim.lbfgs(**_searching(s)), note=_NO_STEP),
+    "trust_region": Optimizer(lambda optim, optax, s: optim.trust_region(**_searching(s)), note=_NO_STEP),
     "landing": Optimizer(lambda optim, optax, s: optim.landing(s.size, **_near(s)), exact=False),
     "pogo": Optimizer(lambda optim, optax, s: optim.pogo(s.size, **_near(s)), exact=False),
     "muon": Optimizer(
-        lambda optim, optax, s: optim.muon(s.size, s.momentum, length="dual", **_named(s)), momentum=True
+        lambda optim, optax, s: optim.muon(s.size, s.momentum, length="dual", **_named(s)), momentum=True,
+        note="steps of the gradient's dual length",
     ),
     "gd": Optimizer(lambda optim, optax, s: optim.gd(s.size, scales=s.scales), constrained=False, padded=True),
     "gd_momentum": Optimizer(
@@ -94,7 +133,7 @@ STARTS: Mapping[str, bool] = {
     "balanced": False,
 }
 #: activation -> ``(jax) -> elementwise function``; None leaves the network linear
-ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
+ACTIVATIONS: Mapping[str, Callable[[ModuleType], Elementwise | None]] = {
     "linear": lambda jax: None,
     "tanh": lambda jax: jax.numpy.tanh,
     "relu": lambda jax: jax.nn.relu,
@@ -107,8 +146,8 @@ FREE = ("first", "last", "middle", "none", "all")
 PROFILES = ("equal", "growing", "shrinking")
 
 
-def _leaky_relu(z: Any) -> Any:
-    """Slope .5 below zero."""
+def _leaky_relu(z: Array) -> Array:
+    """Slope 0.5 below zero."""
     import jax
 
     return jax.nn.leaky_relu(z, 0.5)
@@ -116,10 +155,28 @@ def _leaky_relu(z: Any) -> Any:
 
 def optimizer(name: str) -> Optimizer:
     """The row of an optimizer; a user's own may do anything, so it counts as keeping what it is given."""
-    return OPTIMIZERS.get(name, _OWN)
+    return OPTIMIZERS.get(name, _USERS)
 
 
-_OWN = Optimizer(lambda optim, optax, s: None)
+_USERS = Optimizer(lambda optim, optax, s: None)
+
+
+def listed(kind: Callable[[Optimizer], bool], quote: str = "`") -> str:
+    """The names of the optimizers of a kind, in words: ``a, b and c``."""
+    *most, last = [f"{quote}{name}{quote}" for name, row in OPTIMIZERS.items() if kind(row)]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def optimizers_in_words() -> str:
+    """Which optimizers keep which layers orthonormal, and what is special of each, for the documentation."""
+    kept = listed(lambda row: row.constrained and row.exact)
+    approached = listed(lambda row: row.constrained and not row.exact)
+    free = listed(lambda row: not row.constrained)
+    notes = "; ".join(f"`{name}`: {row.note}" for name, row in OPTIMIZERS.items() if row.note)
+    return (
+        f"{kept} keep the layers orthonormal that are not `free`, {approached} bring them there; {free} leave all "
+        f"free. {notes}."
+    )
 
 
 def widths(profile: str, width: int, depth: int, input_dim: int, output_dim: int) -> tuple[int, ...]:

@@ -1,10 +1,10 @@
-"""What a sweep is: frozen values, the cells they span, and the names (hashes) those cells keep for ever.
+"""What a sweep is: frozen values, the cells they span, and the permanent names (hashes) of those cells.
 
 A :class:`Sweep` is one question with one problem; every :class:`Grid` of it is a product of lists, and
 every :class:`Cell` of the product is one training run. A cell is named by all its coordinates together with
 what else changes its numbers (problem, start, record), so that the same name never means two results.
 
-The dataclasses trust their fields: make them with ``spec.load`` or ``spec.grid``, which validate.
+The dataclasses trust their fields: make them with ``loading.load`` or ``loading.grid``, which validate.
 """
 
 from __future__ import annotations
@@ -13,159 +13,78 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from dlnjax.sweep.config import options, registry, toml, user_functions
 from dlnjax.sweep.config.cell import (
     ALL_BUT_SEED,
+    COORDINATES,
     PLAIN,
     Cell,
+    Value,
     canonical_json,
     text_around_seed,
-    without_defaults,
 )
+from dlnjax.sweep.config.declaration import REQUIRED, options_of, without_blanks
+from dlnjax.sweep.config.options import Problem, Record, Start
 
-#: Keys of a grid from the slowest to the fastest in the order of cells.
-GRID_ORDER = (
-    "step_rule",
-    "step",
-    "engine",
-    "start",
-    "retraction",
-    "optimizer",
-    "momentum",
-    "activation",
-    "free",
-    "loss",
-    "profile",
-    "batch_size",
-    "label_noise",
-    "data",
-    "width",
-    "depth",
-    "seed",
+#: One entry of a grid's list.
+Entry = Value | tuple[int, ...]
+__all__ = ["Cell", "Grid", "Problem", "Record", "Start", "Sweep", "differences", "extends"]
+
+_Lists = make_dataclass(
+    "_Lists",
+    [
+        (name, tuple) if one.default is REQUIRED else (name, tuple, field(default=(one.default,)))
+        for name, one in options.GRID.items()
+    ],
+    frozen=True,
+    kw_only=True,
 )
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Where the target comes from; what does not belong to the kind is None or empty.
+class Grid(_Lists):
+    """One ``[[grid]]``: a nonempty tuple of values for every option of a grid; the product of them all is its cells.
 
-    Attributes:
-      kind: ``teacher``, ``digits``, ``mnist`` or ``file``.
-      input_dim, output_dim: ``d_0`` and ``d_N`` of a teacher, at least 1.
-      singular_values: the teacher's spectrum, positive and nonincreasing; its length is the rank.
-      path: absolute path of the user's ``.npz``.
-      digest: sha256 (hex) of the arrays in that file. It takes the path's place in every hash: a file may
-        move, its numbers may not change.
-      function: name of a user's own problem (``parts.own``).
-      samples: inputs drawn for a teacher whose problem needs some (activations, mini-batches, noise, logistic).
-      condition: ratio of the extreme weights of the loss ``weighted``.
-      held_out: the part of the samples that no step sees (``data.parts``), in [0, 1); 0 trains on all.
+    An entry of ``width`` may be a tuple, the hidden widths of a network one by one.
     """
 
-    kind: str
-    input_dim: int | None = None
-    output_dim: int | None = None
-    singular_values: tuple[float, ...] = ()
-    path: str | None = None
-    digest: str | None = None
-    function: str | None = None
-    samples: int = 200
-    condition: float = 4.0
-    held_out: float = 0.0
-
-
-@dataclass(frozen=True)
-class Start:
-    """Numbers of the two starts.
-
-    ``near`` is the solution plus noise of total Frobenius norm distance/depth; ``haar`` has Haar layers, the
-    first times first_scale.
-    """
-
-    distance: float
-    first_scale: float
-
-
-@dataclass(frozen=True)
-class Record:
-    """How often a cell is looked at, when it ends, and whether its trained weights are kept.
-
-    Meanings as in the configuration reference. ``keep_params`` changes no number, hence no cell's name;
-    ``metrics`` are names of a user's own functions.
-    """
-
-    records: int
-    tolerance: float
-    depth_of_fit: float
-    max_steps: int
-    keep_params: bool = False
-    metrics: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Grid:
-    """One ``[[grid]]``: a nonempty tuple a key; the product of them all is its cells."""
-
-    step_rule: tuple[str, ...]
-    step: tuple[float, ...]
-    engine: tuple[str, ...]
-    start: tuple[str, ...]
-    retraction: tuple[str, ...]
-    optimizer: tuple[str, ...]
-    data: tuple[str, ...]
-    width: tuple[int | tuple[int, ...], ...]
-    depth: tuple[int, ...]
-    seed: tuple[int, ...]
-    momentum: tuple[float, ...] = (0.9,)
-    activation: tuple[str, ...] = ("linear",)
-    free: tuple[str, ...] = ("first",)
-    loss: tuple[str, ...] = ("square",)
-    profile: tuple[str, ...] = ("equal",)
-    batch_size: tuple[int, ...] = (0,)
-    label_noise: tuple[float, ...] = (0.0,)
-
-    def points(self) -> Iterator[dict[str, Any]]:
+    def points(self) -> Iterator[dict[str, Entry]]:
         """The product of all lists, as one dict of coordinates a point, the seed fastest."""
-        for point in itertools.product(*(getattr(self, name) for name in GRID_ORDER)):
-            yield dict(zip(GRID_ORDER, point, strict=True))
+        for point in itertools.product(*(getattr(self, name) for name in options.GRID)):
+            yield dict(zip(options.GRID, point, strict=True))
 
     def size(self) -> int:
         """How many cells the product has at most, duplicates included."""
         count = 1
-        for name in GRID_ORDER:
+        for name in options.GRID:
             count *= len(getattr(self, name)) + (name == "engine" and "both" in self.engine)
         return count
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """A validated configuration; see the module ``spec`` for the ways to make one.
+@dataclass(frozen=True, kw_only=True)
+class Sweep(options.Head):
+    """A validated configuration: its head, its sections and its grids; ``loading`` has the ways to make one.
 
-    ``claims`` and ``figures`` say what is made of the results; they change no number and no cell's name.
     ``functions`` holds the user's own by name; it is no part of what the sweep is.
     """
 
-    study: str
-    question: str
-    precision: str
     problem: Problem
     start: Start
     record: Record
     grids: tuple[Grid, ...]
-    claims: tuple[str, ...] = options.GENERAL_CLAIMS
-    figures: tuple[str, ...] = options.GENERAL_FIGURES
-    functions: Mapping[str, user_functions.Own] = field(default_factory=dict, compare=False, repr=False)
+    functions: Mapping[str, user_functions.UserFunction] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @cached_property
     def shared(self) -> str:
         """What all cells share and what changes their numbers, as canonical JSON (no path in it)."""
-        problem = without_defaults(self.problem, asdict(replace(self.problem, path=None)), keep=_OLD_PROBLEM)
-        record = without_defaults(self.record, asdict(replace(self.record, keep_params=False)))
-        return canonical_json({"problem": problem, "start": asdict(self.start), "record": record})
+        problem = _written(replace(self.problem, path=None))
+        record = _written(replace(self.record, keep_params=False))
+        return canonical_json({"problem": problem, "start": _written(self.start), "record": record})
 
     @cached_property
     def _content(self) -> str:
@@ -203,27 +122,23 @@ class Sweep:
         return found.hexdigest()
 
     def to_toml(self) -> str:
-        """The same sweep as TOML text; ``spec.load`` of it gives an equal sweep."""
-        head: dict = {"study": self.study, "question": self.question, "precision": self.precision}
-        if self.claims != options.GENERAL_CLAIMS:
-            head["claims"] = list(self.claims)
-        if self.figures != options.GENERAL_FIGURES:
-            head["figures"] = list(self.figures)
-        sections = {name: _given(getattr(self, name)) for name in ("problem", "start", "record")}
-        return toml.document(head, sections, {"grid": [_given(grid) for grid in self.grids]})
+        """The same sweep as TOML text; ``loading.load`` of it gives an equal sweep."""
+        head = without_blanks(options.TOP, {name: getattr(self, name) for name in options.TOP})
+        sections = {name: _given(getattr(self, name)) for name in _SECTIONS}
+        return toml.document(head, sections, {"grid": [_listed(grid) for grid in self.grids]})
 
     def wanted(self) -> list[str]:
         """Names of the user's own functions that the cells are made of."""
         names = [self.problem.function, *self.record.metrics]
-        names += [word for grid in self.grids for key in OWN for word in getattr(grid, key)]
-        return list(dict.fromkeys(name for name in names if user_functions.is_own(name)))  # type: ignore[misc]
+        names += [word for grid in self.grids for name in _OF_USERS for word in getattr(grid, name)]
+        return list(dict.fromkeys(name for name in names if user_functions.is_name(name)))
 
     @cached_property
     def special(self) -> bool:
         """Whether all cells take the general path: a user's own problem, or further metrics."""
         return self.problem.kind == "own" or bool(self.record.metrics)
 
-    def _resolved(self, point: dict) -> list[Cell]:
+    def _resolved(self, point: dict[str, Any]) -> list[Cell]:
         """The cells of a point: the engine resolved (``reduced`` only where exact), what has no effect dropped."""
         point = dict(point)
         row = registry.optimizer(point["optimizer"])
@@ -245,9 +160,9 @@ class Sweep:
 
     def is_padded(self, cell: Cell) -> bool:
         """Whether a cell of the general path still shares its program with other depths, by inert layers."""
-        shape = [name for name in PLAIN if name not in ("label_noise", "loss")]
+        shape = [name for name in PLAIN if options.GRID[name].path != "padded"]
         plain = not self.special and all(getattr(cell, name) == PLAIN[name] for name in shape)
-        return plain and not user_functions.is_own(cell.loss) and registry.optimizer(cell.optimizer).padded
+        return plain and not user_functions.is_name(cell.loss) and registry.optimizer(cell.optimizer).padded
 
     def is_general(self, cell: Cell) -> bool:
         """Whether a cell asks for more than plain linear networks: see ``dlnjax.sweep.parts``."""
@@ -256,10 +171,9 @@ class Sweep:
         return self.special or not plain or any(getattr(cell, name) != PLAIN[name] for name in PLAIN)
 
 
-#: Grid keys that take a user's own function.
-OWN = ("optimizer", "start", "activation", "loss")
-# Fields of a problem that always stood in its hash, even without a value.
-_OLD_PROBLEM = ("input_dim", "output_dim", "singular_values", "path", "digest")
+_SECTIONS = {"problem": options_of(Problem), "start": options.START, "record": options.RECORD}
+# Options of a grid that take a user's own function.
+_OF_USERS = tuple(name for name, one in options.GRID.items() if one.takes_functions)
 
 
 def differences(old: Sweep, new: Sweep) -> list[str]:
@@ -270,7 +184,7 @@ def differences(old: Sweep, new: Sweep) -> list[str]:
     lines = [] if old.study == new.study else [f"study: {old.study} -> {new.study}"]
     if old.precision != new.precision:
         lines.append(f"precision: {old.precision} -> {new.precision}")
-    for section in ("problem", "start", "record"):
+    for section in _SECTIONS:
         before, after = getattr(old, section), getattr(new, section)
         for one in fields(before):
             a, b = getattr(before, one.name), getattr(after, one.name)
@@ -293,20 +207,34 @@ def extends(old: Sweep, new: Sweep) -> bool:
 def _coordinates(cells: set[Cell], known: set[Cell]) -> str:
     """The coordinate values of ``cells`` that none of ``known`` has, as ``depth 256, 512; seed 3``."""
     parts = []
-    for one in fields(Cell):
-        values = {getattr(c, one.name) for c in cells} - {getattr(c, one.name) for c in known}
+    for name in (*COORDINATES, "content"):
+        values = {getattr(c, name) for c in cells} - {getattr(c, name) for c in known}
         if values:
             listed = sorted(values)[:6]
             dots = ", ..." if len(values) > 6 else ""
-            parts.append(f"{one.name} {', '.join(map(str, listed))}{dots}")
+            parts.append(f"{name} {', '.join(map(str, listed))}{dots}")
     return "; ".join(parts) or "new combinations of known values"
 
 
-def _given(section) -> dict:
-    """Fields of a section that say something: defaults, None and empty tuples are left out."""
-    given = without_defaults(section, asdict(section)).items()
-    return {name: value for name, value in given if not (value is None or value == ())}
+def _written(section: Problem | Start | Record) -> dict[str, object]:
+    """The values of a section that stand in names."""
+    return without_blanks(options_of(type(section)), asdict(section))
 
 
-def _show(value) -> str:
+def _given(section: Problem | Start | Record) -> dict[str, object]:
+    """The values of a section that say something: blanks, None and empty tuples are left out."""
+    return {name: value for name, value in _written(section).items() if not (value is None or value == ())}
+
+
+def _listed(grid: Grid) -> dict[str, object]:
+    """The lists of a grid; those of later options only where they are not the default."""
+    lists = {name: getattr(grid, name) for name in options.GRID}
+    return {
+        name: values
+        for name, values in lists.items()
+        if name not in options.LATER or values != (options.GRID[name].default,)
+    }
+
+
+def _show(value: object) -> str:
     return "not given" if value is None or value == () else toml.show(value)

@@ -1,4 +1,4 @@
-"""A user's own functions: how each is named for ever, where it can run, and what is said when one fails.
+"""A user's own functions: the name each keeps, where it can run, and what is said when one fails.
 
 A function stands in a grid as ``module:qualname@version``. That name, not the function, enters keys, the config
 and the manifest; so a folder can be looked at without the function, and a new version is another cell. Nothing
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
 #: How a function's name looks in a config.
 PATTERN = re.compile(r"[\w.]+:[\w.<>]+@[\w.+-]{1,40}")
@@ -23,7 +23,7 @@ class PartError(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class Own:
+class UserFunction:
     """A function (or an object) of the user under the name it keeps; make one with :func:`own`.
 
     Attributes:
@@ -34,13 +34,13 @@ class Own:
     name: str
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Own) and other.name == self.name and other.value is self.value
+        return isinstance(other, UserFunction) and other.name == self.name and other.value is self.value
 
     def __hash__(self) -> int:
         return hash(self.name)
 
 
-def own(value: Any, version: str | int = "1") -> Own:
+def own(value: Any, version: str | int = "1") -> UserFunction:
     """Names a function of yours for a sweep; a bare function in ``sweep.grid`` is one of version 1.
 
     Args:
@@ -56,7 +56,7 @@ def own(value: Any, version: str | int = "1") -> Own:
     Example:
       >>> sweep = grid(..., optimizer=[own(my_optimizer, version="2"), "rgd"])     # doctest: +SKIP
     """
-    if isinstance(value, Own):
+    if isinstance(value, UserFunction):
         value = value.value
     named = value if hasattr(value, "__qualname__") else type(value)
     if not callable(value) and not is_problem(value):
@@ -68,20 +68,20 @@ def own(value: Any, version: str | int = "1") -> Own:
         raise ValueError(
             f"version {version!r} of {named.__qualname__}; give letters, digits, dots: '2', '1.1'"
         )
-    return Own(value, name)
+    return UserFunction(value, name)
 
 
-def is_problem(value: Any) -> bool:
+def is_problem(value: object) -> bool:
     """Whether an object meets the training protocol."""
     return not isinstance(value, type) and hasattr(value, "loss") and hasattr(value, "gradients")
 
 
-def is_own(word: Any) -> bool:
+def is_name(word: object) -> TypeGuard[str]:
     """Whether a word of a config names a user's function."""
     return isinstance(word, str) and PATTERN.fullmatch(word) is not None
 
 
-def _module(named: Any) -> str:
+def _module(named: Callable) -> str:
     """The module's name; of a script the name it would be imported by."""
     if named.__module__ != "__main__":
         return named.__module__
@@ -89,23 +89,32 @@ def _module(named: Any) -> str:
     return re.sub(r"\W", "_", Path(file).stem) if file else "__main__"
 
 
-def travels(part: Own) -> bool:
+def travels(part: UserFunction) -> bool:
     """Whether another process can import the function: one of a module, not of a script, no lambda, no closure."""
     named = part.value if hasattr(part.value, "__qualname__") else type(part.value)
     return named.__module__ != "__main__" and "<" not in named.__qualname__
 
 
-def check(sweep: Any, elsewhere: bool) -> None:
+class WithFunctions(Protocol):
+    """What :func:`check` asks of a sweep: its functions by name, and the names that its cells use."""
+
+    @property
+    def functions(self) -> Mapping[str, UserFunction]: ...
+
+    def wanted(self) -> list[str]: ...
+
+
+def check(sweep: WithFunctions, elsewhere: bool) -> None:
     """Refuses to run a sweep whose functions are not here, or cannot follow it.
 
     Args:
-      sweep: may have ``functions`` (name -> :class:`Own`) and ``wanted()`` (names that its cells use).
+      sweep: a sweep; one without functions passes.
       elsewhere: it is to run in other processes.
 
     Raises:
       PartError: with all such functions.
     """
-    functions: Mapping[str, Own] = getattr(sweep, "functions", {})
+    functions: Mapping[str, UserFunction] = getattr(sweep, "functions", {})
     wanted: Iterable[str] = sweep.wanted() if hasattr(sweep, "wanted") else ()
     absent = [name for name in wanted if name not in functions]
     if absent:
@@ -122,7 +131,7 @@ def check(sweep: Any, elsewhere: bool) -> None:
         )
 
 
-def call(role: str, part: Own, wanted: str, *arguments: Any) -> Any:
+def call(role: str, part: UserFunction, wanted: str, *arguments: Any) -> Any:
     """What the function gives, or one line on what it raised.
 
     Args:
@@ -137,7 +146,7 @@ def call(role: str, part: Own, wanted: str, *arguments: Any) -> Any:
         ) from error
 
 
-def refuse(role: str, part: Own, got: str, wanted: str) -> PartError:
+def refuse(role: str, part: UserFunction, got: str, wanted: str) -> PartError:
     """The error for a result that cannot be used."""
     return PartError(f"{role} {part.name}: gave {got}; give {wanted}")
 
@@ -145,3 +154,7 @@ def refuse(role: str, part: Own, got: str, wanted: str) -> PartError:
 def named(function: Callable, version: str | int = "1") -> str:
     """The name of a function, as it stands in a config."""
     return own(function, version).name
+
+
+# The names that dlnjax.sweep.compute still uses.
+Own, is_own = UserFunction, is_name

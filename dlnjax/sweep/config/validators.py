@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import ClassVar, Protocol
 
 from dlnjax.sweep.config import user_functions
 from dlnjax.sweep.config.toml import show
@@ -23,17 +23,37 @@ class Complaint(ValueError):
 
 
 class Check(Protocol):
-    """Reads one value; ``expected`` completes "give ..."."""
+    """Reads one value.
+
+    Attributes:
+      type_name: its type, for the documentation. expected: completes "give ...". choices: the words it may be, where
+        these are a fixed few.
+    """
+
+    type_name: ClassVar[str]
 
     @property
     def expected(self) -> str: ...
 
-    def __call__(self, value: Any) -> Any: ...
+    @property
+    def choices(self) -> tuple[str, ...]: ...
+
+    def __call__(self, value: object) -> object: ...
+
+
+class _Open:
+    """A check without a fixed list of words."""
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return ()
 
 
 @dataclass(frozen=True)
-class Whole:
+class Whole(_Open):
     """An integer from ``low`` to ``high``, both included; bool and float are refused."""
+
+    type_name: ClassVar[str] = "integer"
 
     low: int
     high: int
@@ -43,7 +63,7 @@ class Whole:
     def expected(self) -> str:
         return f"{self.unit} from {self.low} to {self.high}"
 
-    def __call__(self, value: Any) -> int:
+    def __call__(self, value: object) -> int:
         if type(value) is not int:
             raise Complaint(f"{show(value)} is not a whole number; give {self.expected}")
         if not self.low <= value <= self.high:
@@ -55,8 +75,10 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class Real:
+class Real(_Open):
     """A finite number above zero (``zero``: or zero) and below ``below``; integers are taken, bool is refused."""
+
+    type_name: ClassVar[str] = "number"
 
     below: float = math.inf
     zero: bool = False
@@ -67,8 +89,8 @@ class Real:
             return "0 or " + Real(self.below).expected
         return "a positive number" if self.below == math.inf else f"a number between 0 and {self.below:g}"
 
-    def __call__(self, value: Any) -> float:
-        if type(value) not in (int, float):
+    def __call__(self, value: object) -> float:
+        if type(value) is not int and type(value) is not float:
             raise Complaint(f"{show(value)} is not a number; give {self.expected}")
         try:
             number = float(value)
@@ -87,9 +109,11 @@ class Real:
 class Flag:
     """true or false; numbers and words are refused."""
 
+    type_name: ClassVar[str] = "boolean"
     expected: str = "true or false"
+    choices: tuple[str, ...] = ("true", "false")
 
-    def __call__(self, value: Any) -> bool:
+    def __call__(self, value: object) -> bool:
         if type(value) is not bool:
             raise Complaint(f"{show(value)} is not a truth value; give {self.expected}")
         return value
@@ -97,19 +121,20 @@ class Flag:
 
 @dataclass(frozen=True)
 class Word:
-    """One of a few strings; a near miss is named. ``own``: or the name of a user's function (``parts.own``)."""
+    """One of a few strings; a near miss is named. ``user_function``: or the name of a user's function."""
 
+    type_name: ClassVar[str] = "string"
     choices: tuple[str, ...]
-    own: bool = False
+    user_function: bool = False
 
     @property
     def expected(self) -> str:
         return " | ".join(f'"{choice}"' for choice in self.choices)
 
-    def __call__(self, value: Any) -> str:
+    def __call__(self, value: object) -> str:
         if type(value) is not str:
             raise Complaint(f"{show(value)} is not a string; give {self.expected}")
-        if value not in self.choices and not (self.own and user_functions.is_own(value)):
+        if value not in self.choices and not (self.user_function and user_functions.is_name(value)):
             near = nearest(value, self.choices)
             hint = f'did you mean "{near}"? ' if near else ""
             raise Complaint(f"{show(value)} is not known; {hint}give {self.expected}")
@@ -120,13 +145,14 @@ class Word:
 class Words:
     """A list of some of a few strings, each once; a single one may stand alone, an empty list is none of them."""
 
+    type_name: ClassVar[str] = "list of strings"
     choices: tuple[str, ...]
 
     @property
     def expected(self) -> str:
         return f"a list of some of {', '.join(self.choices)}"
 
-    def __call__(self, value: Any) -> tuple[str, ...]:
+    def __call__(self, value: object) -> tuple[str, ...]:
         given = [value] if type(value) is str else value
         if type(given) is not list:
             raise Complaint(f"{show(value)} is not a list; give {self.expected}")
@@ -134,13 +160,15 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(_Open):
     """A string, matching ``pattern`` in full where one is given."""
+
+    type_name: ClassVar[str] = "string"
 
     expected: str
     pattern: str = r"(?s).*"
 
-    def __call__(self, value: Any) -> str:
+    def __call__(self, value: object) -> str:
         if type(value) is not str:
             raise Complaint(f"{show(value)} is not a string; give {self.expected}")
         if not re.fullmatch(self.pattern, value):
@@ -152,12 +180,14 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Spectrum:
+class Spectrum(_Open):
     """Singular values: a nonempty list of positive numbers, none larger than the one before."""
+
+    type_name: ClassVar[str] = "list of numbers"
 
     expected: str = "a list of positive numbers, the largest first, such as [1.0, 0.8, 0.6, 0.4]"
 
-    def __call__(self, value: Any) -> tuple[float, ...]:
+    def __call__(self, value: object) -> tuple[float, ...]:
         if type(value) is not list or not value:
             what = "is empty" if value == [] else "is not a list"
             raise Complaint(f"{show(value)} {what}; give {self.expected}")
@@ -173,14 +203,16 @@ class Spectrum:
 
 
 @dataclass(frozen=True)
-class Functions:
+class Functions(_Open):
     """Names of a user's own functions, none twice."""
+
+    type_name: ClassVar[str] = "list of functions"
 
     expected: str = "functions of yours, in Python: sweep.grid(..., metrics=[my_metric])"
 
-    def __call__(self, value: Any) -> tuple[str, ...]:
+    def __call__(self, value: object) -> tuple[str, ...]:
         names = value if type(value) is list else [value]
-        wrong = [name for name in names if not user_functions.is_own(name)]
+        wrong = [name for name in names if not user_functions.is_name(name)]
         if wrong:
             raise Complaint(f"{show(wrong[0])} is not the name of a function; give {self.expected}")
         return tuple(dict.fromkeys(names))
@@ -188,7 +220,5 @@ class Functions:
 
 def nearest(name: str, known: Collection[str]) -> str | None:
     """The known name nearest to a typo, or None if none is near."""
-    found = difflib.get_close_matches(
-        name.strip().lower().replace("-", "_")[:200], list(known), n=1, cutoff=0.6
-    )
-    return found[0] if found else None
+    plain = name.strip().lower().replace("-", "_")[:200]
+    return next(iter(difflib.get_close_matches(plain, list(known), n=1, cutoff=0.6)), None)
