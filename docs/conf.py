@@ -2,27 +2,26 @@
 
 A line ``<!-- generated: NAME -->`` in a page is replaced, when the page is read, by what ``GENERATED[NAME]`` returns.
 Formulas become MathML while the pages are built: they need no script and no network, and a screen reader says them.
-A key of the configuration without a meaning in ``reference/meanings.toml``, or the reverse, is an error.
+An option of the configuration that is declared without a meaning is an error.
 """
 
 import argparse
 import math
 import os
 import re
-import tomllib
+from collections.abc import Mapping
 from importlib.resources import files
-from pathlib import Path
 
 from docutils import nodes
 from latex2mathml import converter
 
 import dlnjax
+from dlnjax.campaigns import config as campaigns
 from dlnjax.cli import parser
 from dlnjax.sweep import store
-from dlnjax.sweep.config import options
+from dlnjax.sweep.config import options, registry
+from dlnjax.sweep.config.declaration import REQUIRED, Option
 from dlnjax.sweep.store import schema
-
-HERE = Path(__file__).parent
 
 project = "dlnjax"
 author = "the dlnjax authors"
@@ -73,17 +72,6 @@ nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
 
-_TYPES = {
-    "Flag": "boolean",
-    "Whole": "integer",
-    "Real": "number",
-    "Word": "string",
-    "Text": "string",
-    "Spectrum": "list of numbers",
-    "Words": "list of strings",
-    "Functions": "list of functions",
-}
-
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
@@ -94,8 +82,8 @@ def _table(head: list[str], lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def _default(value) -> str:
-    if value is options.REQUIRED:
+def _default(value: object) -> str:
+    if value is REQUIRED:
         return "*required*"
     if value is None:
         return "none"
@@ -108,50 +96,44 @@ def _default(value) -> str:
     return f"`{value:g}`" if isinstance(value, float) and math.isfinite(value) else f"`{value}`"
 
 
-def _keys(table, meanings: dict[str, str]) -> str:
-    missing, extra = sorted(set(table) - set(meanings)), sorted(set(meanings) - set(table))
-    if missing or extra:
-        raise ValueError(
-            f"docs/reference/meanings.toml: keys without a meaning: {missing}; unknown keys: {extra}"
-        )
+def _options(section: Mapping[str, Option]) -> str:
+    silent = [name for name, one in section.items() if not one.meaning]
+    if silent:
+        raise ValueError(f"dlnjax/sweep/config/options.py: options without a meaning: {silent}")
     lines = [
         [
             f"`{name}`",
-            _TYPES.get(type(key.check).__name__, type(key.check).__name__.lower()),
-            _cell(key.check.expected),
-            _default(key.default),
-            _cell(meanings[name]),
+            one.check.type_name,
+            _cell(one.check.expected),
+            _default(one.default),
+            _cell(one.meaning),
         ]
-        for name, key in table.items()
+        for name, one in section.items()
     ]
-    return _table(["key", "type", "values", "default", "meaning"], lines)
+    return _table(["option", "type", "values", "default", "meaning"], lines)
 
 
 def _config() -> str:
-    meanings = tomllib.loads((HERE / "reference/meanings.toml").read_text(encoding="utf-8"))
-    parts = ["## Top level", _keys(options.TOP, meanings["top"])]
-    parts += ["## `[problem]`", _keys({"kind": options.KIND}, meanings["kind"])]
-    for kind, table in options.PROBLEMS.items():
-        if table:
-            parts += [f'### Further keys of `kind = "{kind}"`', _keys(table, meanings["problem"][kind])]
-    parts += ["## `[start]`", _keys(options.START, meanings["start"])]
-    parts += ["## `[record]`", _keys(options.RECORD, meanings["record"])]
+    parts = ["## Top level", _options(options.TOP)]
+    parts += ["## `[problem]`", _options({"kind": options.KIND})]
+    for kind, section in options.PROBLEMS.items():
+        if section:
+            parts += [f'### Further options of `kind = "{kind}"`', _options(section)]
+    parts += ["## `[start]`", _options(options.START)]
+    parts += ["## `[record]`", _options(options.RECORD)]
     note = (
-        "Each takes a list or a single value. The cells of a grid are the product of all its lists; keys in"
+        "Each takes a list or a single value. The cells of a grid are the product of all its lists; options in "
+        "`[base]` hold for every grid."
     )
-    parts += [
-        "## `[base]` and `[[grid]]`",
-        f"{note} `[base]` hold for every grid.",
-        _keys(options.GRID, meanings["grid"]),
-    ]
+    parts += ["## `[base]` and `[[grid]]`", note, _options(options.GRID)]
     return "\n\n".join(parts)
 
 
 def _campaigns() -> str:
     parts = []
-    for name, table in options.CAMPAIGNS.items():
-        lines = [[f"`{k}`", _cell(key.check.expected), _default(key.default)] for k, key in table.items()]
-        parts += [f'### `campaign = "{name}"`', _table(["key", "values", "default"], lines)]
+    for name, section in campaigns.CAMPAIGNS.items():
+        lines = [[f"`{n}`", _cell(one.check.expected), _default(one.default)] for n, one in section.items()]
+        parts += [f'### `campaign = "{name}"`', _table(["option", "values", "default"], lines)]
     return "\n\n".join(parts)
 
 
@@ -189,7 +171,7 @@ GENERATED = {"config": _config, "campaigns": _campaigns, "commands": _commands, 
 def _fill(app, docname: str, source: list[str]) -> None:
     source[0] = re.sub(r"<!-- generated: (\w+) -->", lambda found: GENERATED[found[1]](), source[0])
     if docname.startswith("reference/"):  # read again whenever the code has changed
-        for module in (options, parser, store):
+        for module in (options, registry, campaigns, parser, schema, store):
             app.env.note_dependency(module.__file__)
 
 

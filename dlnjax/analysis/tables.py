@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlnjax.analysis import rates
+from dlnjax.sweep.config import cell, options
 
 if TYPE_CHECKING:
     import pandas
@@ -27,16 +28,12 @@ if TYPE_CHECKING:
 #: A cell: scalars by column name, curves as ``curve_*`` vectors, ``fit`` the :class:`rates.Fit`.
 Row = dict[str, Any]
 
+_FIRST = ("study", "step_rule", "step", "data", "start", "optimizer", "momentum", "retraction")
+_LAST = ("precision", "profile", "width", "engine", "depth", "seed")
 #: Coordinates of a cell, in the order in which tables sort them.
-COORDINATES = (
-    "study", "step_rule", "step", "data", "start", "optimizer", "momentum", "retraction", "activation", "free",
-    "loss", "batch_size", "label_noise", "precision", "profile", "width", "engine", "depth", "seed",
-)  # fmt: skip
-#: Coordinates that a plain linear network has at their default; they are columns only where some cell differs.
-PARTS: dict[str, Any] = {
-    "momentum": 0.0, "activation": "linear", "free": "first", "loss": "square", "profile": "equal",
-    "batch_size": 0, "label_noise": 0.0,
-}  # fmt: skip
+COORDINATES = (*_FIRST, *(name for name in cell.COORDINATES if name not in (*_FIRST, *_LAST)), *_LAST)
+#: Coordinates that a plain linear network has at their blank; they are columns only where some cell differs.
+PARTS: dict[str, Any] = {name: one.blank for name, one in options.LATER.items()}
 #: Columns of summary.csv and edge.csv.
 COLUMNS = (
     "study", "data", "depth", "width", "seed", "step_rule", "step", "step_size", "engine", "start",
@@ -61,8 +58,8 @@ UNITS = {
     "window_first": "steps",
     "window_last": "steps",
 }
-_RULES = {name: place for place, name in enumerate(("fixed", "optimal", "middle", "edge"))}
-#: Steps within which two engines are held against each other: what they differ by later is rounding that has grown.
+_RULES = {name: place for place, name in enumerate(options.GRID["step_rule"].choices)}
+#: Steps within which two engines are compared: what they differ by later is rounding that has grown.
 SAME_STEPS = 300
 #: Nats by which the predicted slowest mode must fall within a run before its rate can be seen.
 _LEAST_DECAY = 3.0
@@ -166,11 +163,12 @@ def varying(rows: Sequence[Row]) -> list[str]:
 
 def describe(row: Row, names: Sequence[str]) -> str:
     """The coordinates ``names`` of a row in words: ``fixed, layers, N = 4``."""
-    words = {
-        "depth": "N = {}", "width": "width {}", "seed": "seed {}", "step": "step {:g}", "free": "{} free",
-        "momentum": "momentum {:g}", "batch_size": "batch {}", "label_noise": "label noise {:g}",
-    }  # fmt: skip
-    return ", ".join(words.get(name, "{}").format(row[name]) for name in names)
+    return ", ".join(cell.COORDINATES[name].words.format(row[name]) for name in names)
+
+
+def caption(name: str) -> str:
+    """The caption of a column."""
+    return (cell.COORDINATES[name].heading if name in cell.COORDINATES else "") or name
 
 
 def to_pandas(table: pyarrow.Table | Sequence[Row]) -> pandas.DataFrame:
@@ -204,7 +202,7 @@ def to_xarray(table: pyarrow.Table | Sequence[Row]) -> xarray.Dataset:
       ImportError: xarray is absent; install ``dlnjax[analysis]``.
     """
     arrays = _require("xarray")
-    rows, units = _plain(table), {**UNITS, "depth": "layers", **_units(table)}
+    rows, units = _plain(table), {**UNITS, **_coordinate_units(), **_units(table)}
     names = [name for name in (rows[0] if rows else {}) if name not in ("fit", "cell")]
     made = {}
     for name in names:
@@ -302,6 +300,10 @@ def _units(table: Any) -> dict[str, str]:
     fields = getattr(table, "schema", ())
     found = {field.name: (field.metadata or {}).get(b"unit", b"").decode() for field in fields}
     return {name: unit for name, unit in found.items() if unit}
+
+
+def _coordinate_units() -> dict[str, str]:
+    return {name: one.unit for name, one in cell.COORDINATES.items() if one.unit}
 
 
 def _require(module: str) -> Any:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dlnjax.analysis.claims import Claim, Outside, deviation
-from dlnjax.analysis.tables import COORDINATES, Row, describe, groups, varying
+from dlnjax.analysis.tables import COORDINATES, Row, caption, describe, groups, varying
 
 _HEAD = ("cells", "iterations", "measured", "+-", "predicted", "|m - p|", "/ (1 - p)", "guaranteed")
 _SENTENCES = {
@@ -177,8 +177,7 @@ def _whole(value: float | None) -> str:
 
 
 def _table(title: str, head: Sequence[str], lines: list[list[str]], *, words: bool = False) -> Table:
-    names = {"depth": "N", "step_rule": "rule"}
-    return Table(title, tuple(names.get(name, name) for name in head), lines, words)
+    return Table(title, tuple(map(caption, head)), lines, words)
 
 
 def render(table: Table) -> str:

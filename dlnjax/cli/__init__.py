@@ -1,11 +1,11 @@
 """The ``dlnjax`` command: new, run, status, verify, report, export, reproduce, bench, doctor, completion.
 
-The arguments are read by argparse, from the standard library, rather than by tyro from the extra ``study``:
-the help must come up in well under a second, and on an installation of the library alone, whose users it has
-to tell which extra they lack. Parsing imports neither JAX nor any extra; each command imports what it needs.
+The arguments are read by argparse, from the standard library: the help must come up in well under a second, and on an
+installation of the library alone, whose users it has to tell which extra they lack. Parsing imports neither JAX nor
+any extra; each command imports what it needs.
 
 Exit codes: 0 all well; 1 some cells failed, or something is damaged or went wrong on this machine; 2 a
-mistake in what the user gave, or a missing extra; 130 Ctrl-C; 143 SIGTERM. A mistake is told in one line on
+mistake in what the user gave, or a missing extra; 130 Ctrl-C; 143 SIGTERM. A mistake takes one line on
 standard error, without a traceback (``DLNJAX_TRACEBACK=1`` shows it). Nothing is coloured, so NO_COLOR holds.
 """
 
@@ -16,27 +16,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dlnjax.cli import parser
+from dlnjax.cli import extras, parser
 
-#: A module that may be missing -> the extra that brings it.
-EXTRAS = {
-    "pyarrow": "study",
-    "tqdm": "study",
-    "matplotlib": "study",
-    "cattrs": "study",
-    "tyro": "study",
-    "pandas": "analysis",
-    "xarray": "analysis",
-    "duckdb": "analysis",
-    "sklearn": "data",
-    "mlxtend": "data",
-    "zarr": "export",
-    "diffrax": "flow",
-    "dask": "dask",
-    "distributed": "dask",
-    "submitit": "slurm",
-    "orbax": "checkpoint",
-}
 _NOT_THE_USER = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE}
 
 
@@ -71,8 +52,7 @@ def _explain(error: Exception) -> int:
     """Tell an expected kind of error in its own words; the exit code."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         module = error.name.partition(".")[0]
-        package = f'"dlnjax[{EXTRAS[module]}]"' if module in EXTRAS else module
-        return _say(f"{module} is not installed; pip install {package}", 2)
+        return _say(f"{module} is not installed; pip install {extras.remedy(module)}", 2)
     if isinstance(error, OSError) and error.errno is not None:  # else one of ours, with its remedy
         where = f"{error.filename}: " if error.filename else ""
         if error.errno in _NOT_THE_USER:

@@ -2,7 +2,7 @@
 
 ``dlnjax completion SHELL`` prints the script. It calls ``dlnjax __complete WORD...``, the last word being the one under
 the cursor (perhaps empty), and gets one whole word a line. No answer leaves the word to the shell, which completes file
-names. Answers come from the parser and from the table of config keys, without JAX or any extra.
+names. Answers come from the parser and from the table of a config's options, without JAX or any extra.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 
 from dlnjax.cli import parser
-from dlnjax.sweep.config import options, validators
+from dlnjax.sweep.config import options
 
 _BASH = """_dlnjax() {
     local line=${COMP_LINE:0:COMP_POINT} words current answer cut
@@ -114,19 +114,13 @@ def _values(command: argparse.ArgumentParser, option: str) -> list[str]:
 
 
 def _settings(current: str) -> list[str]:
-    """``key=`` for ``--set``; behind the sign, the words that the key may be."""
+    """``option=`` for ``--set``; behind the sign, the words that the option may be."""
     dotted = [f"{section}.{name}" for section, table in _SECTIONS.items() for name in table]
     name, sign, _ = current.partition("=")
     if not sign:
-        return [f"{key}=" for key in (*options.names(), *(dotted if "." in current else ()))]
-    table = {**options.TOP, "kind": options.KIND, **options.RECORD, **options.START, **options.GRID}
-    key = table.get(name.rpartition(".")[2])
-    if key is None:
-        return []
-    choices = (
-        ("true", "false") if isinstance(key.check, validators.Flag) else getattr(key.check, "choices", ())
-    )
-    return [f"{name}={choice}" for choice in choices]
+        return [f"{known}=" for known in (*options.names(), *(dotted if "." in current else ()))]
+    one = options.find(name.rpartition(".")[2])
+    return [f"{name}={choice}" for choice in one.choices] if one is not None else []
 
 
 _SECTIONS = {"start": options.START, "record": options.RECORD, "base": options.GRID, "grid.0": options.GRID}

@@ -8,13 +8,10 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-_PACKAGES = {
-    "library": ("jax", "jaxlib", "numpy", "optax", "chex", "jaxtyping"),
-    "study": ("pyarrow", "tqdm", "matplotlib"),
-    "analysis": ("pandas", "xarray", "duckdb"),
-    "flow": ("diffrax",),
-    "data": ("scikit-learn", "mlxtend"),
-}
+from dlnjax.cli.extras import CORE, EXTRAS
+
+#: Extras that a study may need.
+_LISTED = ("study", "analysis", "flow", "data")
 #: Largest error a sound double precision geometry makes on the matrices tried here.
 _TOLERANCE = 1e-12
 
@@ -22,7 +19,8 @@ _TOLERANCE = 1e-12
 def run() -> int:
     """Print versions and devices, run every check; 0 if all pass."""
     print(f"dlnjax {_version('dlnjax')}, Python {platform.python_version()}, {platform.platform()}")
-    for extra, names in _PACKAGES.items():
+    packages = {"library": CORE} | {name: tuple(EXTRAS[name].values()) for name in _LISTED}
+    for extra, names in packages.items():
         print(f"  {extra:<9} {', '.join(f'{name} {_version(name)}' for name in names)}")
     from dlnjax.sweep.compute import devices
 

@@ -1,4 +1,7 @@
-"""Arguments of the ``dlnjax`` command; standard library only, so that ``--help`` is immediate."""
+"""Arguments of the ``dlnjax`` command.
+
+It imports the standard library and the table of options only, so that ``--help`` is immediate.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,12 @@ import argparse
 import difflib
 import math
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+from dlnjax.sweep.config import options
 
 _MAIN = """a first study:
   dlnjax new my_study.toml              write a commented config
@@ -30,11 +36,14 @@ _RUN = """examples:
   dlnjax run configs/depth_rate.toml --out results/shallow --set "grid.0.depth=[2, 4]"
   dlnjax run configs/depth_rate.toml --slurm 16 --slurm-option slurm_partition=long
 
---set takes a key of the config: a bare grid key (depth, width, seed, ...) sets it in every grid, a dotted
-key (record.records, grid.0.depth) in one place. Quote brackets. Another configuration needs another --out.
+--set takes an option of the config: a bare one of a grid (depth, width, seed, ...) sets it in every grid, a
+dotted one (record.records, grid.0.depth) in one place. Quote brackets. Another config needs another --out.
 
 What is complete is kept, whatever happens: the same command finishes the rest.
-exit codes: 0 every cell ran; 1 some failed or are missing; 2 a mistake, nothing was run; 130, 143 stopped."""
+exit codes: 0 every cell ran; 1 some failed or are missing; 2 a mistake, nothing was run; 130, 143 stopped.
+
+options of a config, for --set ("dlnjax new" prints what each may be):
+{options}"""
 _STATUS = """example:
   dlnjax status results/depth_rate
 
@@ -89,7 +98,7 @@ class Parser(argparse.ArgumentParser):
         print(f"{self.prog}: {text}; see {self.prog} --help", file=sys.stderr)
         sys.exit(2)
 
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
+    def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is not None and value not in action.choices:
             near = difflib.get_close_matches(str(value), list(action.choices), n=1)
             hint = f"did you mean {near[0]}? " if near else ""
@@ -136,7 +145,8 @@ def build() -> Parser:
         return commands.add_parser(name, help=text, description=text, epilog=epilog, **kwargs)
 
     _new(command("new", "Print a commented config, or write it to a file.", _NEW))
-    _run(command("run", "Run a config's cells, or what is missing of them, and analyse the results.", _RUN))
+    text = "Run a config's cells, or what is missing of them, and analyse the results."
+    _run(command("run", text, _RUN.format(options=_options_of_a_config())))
     _folder(command("status", "How far the sweep in a folder is; also while it runs.", _STATUS))
     _folder(command("verify", "Check everything a results folder promises; name damaged files.", _VERIFY))
     _report(command("report", "Write a report page about the results in a folder.", _REPORT))
@@ -147,7 +157,9 @@ def build() -> Parser:
     bench.add_argument("benchmark", nargs="?", metavar="NAME", help="which, of those below")
     command("doctor", "Versions, devices, precision and a self-test of the geometry.", _DOCTOR)
     completion = command(
-        "completion", "Print a script that completes commands, options and keys.", _COMPLETION
+        "completion",
+        "Print a script that completes commands and options, those of a config too.",
+        _COMPLETION,
     )
     shells = ("bash", "zsh", "fish")
     completion.add_argument("shell", choices=shells, metavar="SHELL", help=" | ".join(shells))
@@ -159,9 +171,33 @@ def commands(parser: Parser) -> dict[str, Parser]:
     return next(a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
 
 
+def _options_of_a_config() -> str:
+    """One line per option: its name and what it is."""
+    lines = []
+    for title, names in _HELP.items():
+        lines.append(f"  {title}")
+        for name in names:
+            one = options.find(name)
+            words = textwrap.wrap(one.note if one else "", 84)
+            lines += [
+                f"    {name:<18}{words[0] if words else ''}".rstrip(),
+                *(" " * 22 + w for w in words[1:]),
+            ]
+    return "\n".join(lines)
+
+
+_HELP = {
+    "at the top": list(options.TOP),
+    "[problem]": ["kind", *dict.fromkeys(name for table in options.PROBLEMS.values() for name in table)],
+    "[start]": list(options.START),
+    "[record]": list(options.RECORD),
+    "[base] and [[grid]]": list(options.GRID),
+}
+
+
 def _new(parser: Parser) -> None:
     parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="file to write; none: print it")
-    kinds = ("teacher", "digits", "mnist", "file")
+    kinds = options.KINDS
     parser.add_argument("--kind", default="teacher", choices=kinds, metavar="KIND", help=" | ".join(kinds))
 
 
@@ -174,7 +210,7 @@ def _run(parser: Parser) -> None:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="change keys of the config for this run",
+        help="change options of the config for this run",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would run; run and write nothing")
     parser.add_argument("--workers", type=_count, metavar="N", help="spawn N processes (default: this one)")
@@ -270,9 +306,9 @@ def _settle(args: argparse.Namespace, parser: Parser) -> None:
 def _engines(args: argparse.Namespace, parser: Parser) -> None:
     """One engine a run; options that belong to one need it."""
     # a Slurm job may have workers of its own
-    told = [name for name in ("dask", "slurm", "hosts", "workers") if getattr(args, name)]
-    if len(told) > 1 and told != ["slurm", "workers"]:
-        parser.error(f"run: {' and '.join('--' + name for name in told)} exclude each other; give one")
+    named = [name for name in ("dask", "slurm", "hosts", "workers") if getattr(args, name)]
+    if len(named) > 1 and named != ["slurm", "workers"]:
+        parser.error(f"run: {' and '.join('--' + name for name in named)} exclude each other; give one")
     if args.timeout and not args.workers:
         parser.error("run: --timeout ends workers that hang; give --workers N too")
     if args.slurm_option and not args.slurm:
@@ -288,13 +324,13 @@ def _engines(args: argparse.Namespace, parser: Parser) -> None:
 
 def _unknown(parser: Parser, command: str, rest: list[str]) -> NoReturn:
     """Complain about arguments no one takes, with the nearest option."""
-    options = [option for option in _options(parser, command) if option.startswith("--")]
-    near = difflib.get_close_matches(rest[0].partition("=")[0], options, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"options are {', '.join(options)}"
+    known = [flag for flag in _flags(parser, command) if flag.startswith("--")]
+    near = difflib.get_close_matches(rest[0].partition("=")[0], known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"options are {', '.join(known)}"
     parser.error(f"{command}: {rest[0]!r} is not an argument; {hint}")
 
 
-def _options(parser: Parser, command: str) -> list[str]:
+def _flags(parser: Parser, command: str) -> list[str]:
     return list(commands(parser)[command]._option_string_actions)
 
 

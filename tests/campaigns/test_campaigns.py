@@ -39,7 +39,7 @@ def test_every_config_loads_and_names_its_command(path):
     assert "Expected:" in head
     assert all(line.startswith("#") for line in head.splitlines())
     assert tomllib.loads(text)["study"] == path.stem
-    if config.is_campaign(path):
+    if loading.parse(path).is_campaign:
         assert config.load(path).study == path.stem
     else:
         assert loading.load(path).cells()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ import pytest
 from cli_cases import RAW, call, written
 
 from dlnjax import cli
-from dlnjax.cli import commands, doctor, parser, template
+from dlnjax.cli import commands, doctor, extras, parser, template
 from dlnjax.sweep.compute import cost, devices
 from dlnjax.sweep.config import loading, options
 
@@ -91,6 +92,35 @@ def test_one_kind_of_quotes_in_what_to_install():
     assert set(hints) == {'pip install "dlnjax['}
 
 
+def test_extras_are_those_of_the_project():
+    """What the command and the doctor say brings a module is what an installation would bring."""
+    project = tomllib.loads((RESULTS.parent / "pyproject.toml").read_text())["project"]
+    bare = re.compile(r"[A-Za-z0-9_-]+")
+    declared = {
+        name: {bare.match(line)[0] for line in lines if not line.startswith("dlnjax")}
+        for name, lines in project["optional-dependencies"].items()
+    }
+    for name in ("docs", "all"):  # of packages that dlnjax never imports
+        del declared[name]
+    assert {name: set(modules.values()) for name, modules in extras.EXTRAS.items()} == declared
+    assert list(extras.CORE) == [bare.match(line)[0] for line in project["dependencies"]]
+
+
+def test_hints_name_an_extra_that_brings_the_module():
+    folder = Path(commands.__file__).parents[1]
+    text = "\n".join(file.read_text() for file in folder.rglob("*.py"))
+    hints = re.findall(r"(\w+)(?:, which)? is not installed; pip install \"dlnjax\[(\w+)\]\"", text)
+    assert {module for module, _ in hints} >= {
+        "pyarrow",
+        "matplotlib",
+        "plotly",
+        "distributed",
+        "submitit",
+        "diffrax",
+    }
+    assert [hint for hint in hints if hint[0] not in extras.EXTRAS[hint[1]]] == []
+
+
 def test_no_command_prints_the_help():
     code, out, err = call()
     assert (code, out) == (2, "")
@@ -156,13 +186,34 @@ def test_new_config_loads_and_explains_every_key(tmp_path, kind):
 
 
 def test_defaults_in_the_new_config_are_the_defaults(tmp_path):
-    """A config without its optional keys is the same sweep: what the comments call defaults are."""
+    """Without its optional options a config is the same sweep, and the comments say which these are."""
     text = template.text("teacher", "x", "x.toml")
-    optional = [line for line in text.splitlines() if "(default" not in line]
-    for name, content in (("all.toml", text), ("few.toml", "\n".join(optional))):
-        (tmp_path / name).write_text(content)
-    assert loading.load(tmp_path / "all.toml").hash() == loading.load(tmp_path / "few.toml").hash()
-    assert len(optional) < len(text.splitlines()) - 6
+    full, few = tomllib.loads(text), tomllib.loads(text)
+    optional = {"top": options.TOP, "problem": options.PROBLEMS["teacher"]}
+    optional |= {"start": options.START, "record": options.RECORD, "base": options.GRID}
+    dropped = set()
+    for section, table in optional.items():
+        values = few if section == "top" else few[section]
+        for name in [
+            name for name in values if name in table and table[name].default is not options.REQUIRED
+        ]:
+            del values[name]
+            dropped.add(name)
+            comment = text.partition(f"\n{name} = ")[2].partition("\n\n")[0]
+            comment = re.split(r"\n[a-z_]+ = ", comment)[0]
+            assert "(default)" in comment or name == "question", name
+    assert len(dropped) > 20
+    assert (
+        loading.Reader("x").sweep(few, ".", True).hash() == loading.Reader("x").sweep(full, ".", True).hash()
+    )
+
+
+def test_the_new_config_names_every_word_of_the_registry():
+    text = template.text("teacher", "x", "x.toml")
+    for name in ("optimizer", "start", "activation", "loss", "free", "profile", "engine"):
+        comment = re.split(r"\n[a-z_]+ = ", text.partition(f"\n{name} = ")[2])[0]
+        words = " ".join(line.partition("# ")[2] for line in comment.splitlines()).partition(";")[0]
+        assert words.removesuffix(" (default)").split(" | ") == list(options.GRID[name].choices)
 
 
 def test_a_name_with_spaces_is_quoted_in_what_to_run(tmp_path):

@@ -14,7 +14,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from dlnjax.sweep.config import datasets, options, overrides, user_functions
 from dlnjax.sweep.config.cell import Cell
@@ -207,6 +207,13 @@ def _syntax(message: str, text: str) -> str:
     return f"is not TOML, {one_line(message, 160)}{shown}; write key = value, strings in quotes"
 
 
+@runtime_checkable
+class _FromNumpy(Protocol):
+    """Numpy's scalars and arrays, without importing numpy."""
+
+    def tolist(self) -> object: ...
+
+
 def _plain(value: object, functions: dict[str, UserFunction]) -> Any:
     """Python and numpy containers as the lists and scalars that TOML would have given, functions as names."""
     if isinstance(value, Mapping):
@@ -215,7 +222,7 @@ def _plain(value: object, functions: dict[str, UserFunction]) -> Any:
         return _named(value, functions)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if hasattr(value, "tolist"):  # numpy scalars and arrays, without importing numpy
+    if isinstance(value, _FromNumpy):
         value = value.tolist()
     if isinstance(value, list | tuple | range):
         return [_plain(entry, functions) for entry in value]
@@ -226,7 +233,7 @@ def _is_function(value: object) -> bool:
     return (
         isinstance(value, UserFunction)
         or user_functions.is_problem(value)
-        or (callable(value) and not hasattr(value, "tolist"))
+        or (callable(value) and not isinstance(value, _FromNumpy))
     )
 
 

@@ -97,13 +97,13 @@ class Problem:
     )  # fmt: skip
     singular_values: tuple[float, ...] = option(
         Spectrum(), blank=(), always=True, kinds=("teacher",),
-        note="of the target; their number is the rank",
+        note="of the target; as many as its rank",
         meaning="Those of the target, the largest first; their number is the rank, at most the width.",
         example=(1.0, 0.8, 0.6, 0.4),
     )  # fmt: skip
     path: str | None = option(
         Text("the path of a .npz file with arrays x and y", r"(?s)[^\0]+"), blank=None, always=True, kinds=("file",),
-        note="relative to this file; x (samples, features), y (samples,) labels or (samples, targets)",
+        note="of your data, relative to this file; y holds integer labels or rows of targets",
         meaning="Arrays `x` (samples, features) and `y` ((samples,) whole labels, or (samples, targets)); relative to "
         "the config. In `--set` it is relative to the current folder.",
         example="data.npz",
@@ -184,7 +184,7 @@ class Record:
     )  # fmt: skip
     max_steps: int = option(
         Whole(1, 10**9), 100_000, always=True,
-        note="and never longer than this",
+        note="the most steps that a cell runs",
         meaning="Never more steps than this; also the number of steps where no rate is predicted.",
     )  # fmt: skip
     keep_params: bool = option(
@@ -243,7 +243,8 @@ class Coordinates:
     )  # fmt: skip
     optimizer: str = option(
         Word(tuple(registry.OPTIMIZERS), user_function=True), "rgd", always=True,
-        note=f"all layers are free with {registry.listed(lambda row: not row.constrained, quote='')}",
+        note="what makes the steps; "
+        f"all layers are free with {registry.listed(lambda row: not row.constrained, quote='')}",
         meaning=registry.optimizers_in_words(),
     )  # fmt: skip
     momentum: float = option(
@@ -274,7 +275,7 @@ class Coordinates:
     )  # fmt: skip
     profile: str = option(
         Word(registry.PROFILES), "equal",
-        note="hidden widths",
+        note="how hidden widths grow from width on",
         meaning="Hidden widths from `width`: all `equal`; `growing` evenly from it to $d_N$; `shrinking` evenly from "
         "$d_0$ to it. Or list them in `width`.",
     )  # fmt: skip
@@ -286,7 +287,7 @@ class Coordinates:
     )  # fmt: skip
     label_noise: float = option(
         Real(zero=True), 0.0, samples=True, path="padded",
-        note="of the labels' root mean square",
+        note="noise on the labels, in units of their root mean square",
         meaning="Standard deviation of Gaussian noise on the labels, in units of their root mean square. Errors of a "
         "linear network are from the best product for the noisy labels.",
         unit="of the labels' root mean square", words="label noise {:g}",

@@ -212,10 +212,11 @@ class Functions(_Open):
 
     def __call__(self, value: object) -> tuple[str, ...]:
         names = value if type(value) is list else [value]
+        known = [name for name in names if user_functions.is_name(name)]
         wrong = [name for name in names if not user_functions.is_name(name)]
         if wrong:
             raise Complaint(f"{show(wrong[0])} is not the name of a function; give {self.expected}")
-        return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys(known))
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:

@@ -1,39 +1,31 @@
-"""The columns of a shard: names, types and units, tables made of them, and how older files are brought to them."""
+"""The columns of a shard: names, types and units, tables made of them, and how older files are brought to them.
+
+The coordinates of a cell come from the declarations of the options (``sweep.config.options``); results are listed here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import get_type_hints
 
 import numpy as np
 import pyarrow as pa
 
-#: Version of the columns below. Older files are brought to it on reading (:data:`_UPGRADES`).
+from dlnjax.sweep.config import options
+from dlnjax.sweep.config.cell import COORDINATES, Cell
+
+#: One column: a value per cell, or an array (masked: null), or for a curve an array of shape (cells, records + 1).
+Values = Sequence[object] | np.ndarray
+#: Version of the columns below. Older files are brought to it on reading (:func:`upgrade`).
 SCHEMA_VERSION = 2
 #: Columns of trained weights begin so; read through :mod:`dlnjax.sweep.store.extra_columns` alone.
 PARAMS = "params_"
-#: column -> (type, unit, may be null)
+_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+_TYPES = get_type_hints(Cell)
+#: column -> (type, unit, may be null): the coordinates of a cell, as the options declare them, and its results.
 _COLUMNS: dict[str, tuple[pa.DataType, str, bool]] = {
-    "study": (pa.string(), "", False),
-    "data": (pa.string(), "", False),
-    "depth": (pa.int64(), "layers", False),
-    "width": (pa.int64(), "units", False),
-    "seed": (pa.int64(), "", False),
-    "step_rule": (pa.string(), "", False),
-    "step": (pa.float64(), "as step_rule says", False),
-    "engine": (pa.string(), "", False),
-    "start": (pa.string(), "", False),
-    "retraction": (pa.string(), "", False),
-    "optimizer": (pa.string(), "", False),
-    "precision": (pa.string(), "", False),
-    "momentum": (pa.float64(), "", False),
-    "activation": (pa.string(), "", False),
-    "free": (pa.string(), "", False),
-    "loss": (pa.string(), "", False),
-    "profile": (pa.string(), "", False),
-    "batch_size": (pa.int64(), "samples, 0 for all", False),
-    "label_noise": (pa.float64(), "of the labels' root mean square", False),
+    **{name: (_ARROW[_TYPES[name]], one.unit, False) for name, one in COORDINATES.items()},
     "cell": (pa.string(), "sha256 of the coordinates", False),
     "status": (pa.string(), "", False),
     "reason": (pa.string(), "", True),
@@ -62,24 +54,10 @@ _COLUMNS: dict[str, tuple[pa.DataType, str, bool]] = {
 CURVES = {"step": "steps", "loss": "", "distance": "Frobenius norm", "gradient_norm": "Frobenius norm"}
 # ``step`` is also the coordinate's name in a config; the curve's column is therefore curve_step.
 CURVE_COLUMN = {name: f"curve_{name}" for name in CURVES}
-# What version 2 added, as every cell of version 1 has it.
-_PARTS: dict[str, Any] = {
-    "momentum": 0.0, "activation": "linear", "free": "first", "loss": "square", "profile": "equal",
-    "batch_size": 0, "label_noise": 0.0, "curvature_min": None, "curvature_max": None,
-}  # fmt: skip
-
-
-def _with_parts(shard: pa.Table) -> pa.Table:
-    for name, value in _PARTS.items():
-        kind, unit, null = _COLUMNS[name]
-        column = pa.array([value] * len(shard), kind)
-        if name not in shard.column_names:
-            shard = shard.append_column(_field(name, kind, unit, null), column)
-    return shard
-
-
-# version -> function that turns a table of that version into one of the next
-_UPGRADES: dict[int, Any] = {1: _with_parts}
+# Coordinates that a file or a row may lack, with the value of every such cell.
+_BLANKS = {name: one.blank for name, one in options.LATER.items()}
+# Version -> results that the next version added, null in older files. Coordinates need no version: see `upgrade`.
+_ADDED: dict[int, tuple[str, ...]] = {1: ("curvature_min", "curvature_max")}
 
 
 def arrow_schema(records: int) -> pa.Schema:
@@ -94,8 +72,8 @@ def arrow_schema(records: int) -> pa.Schema:
     return pa.schema(fields)
 
 
-def table(columns: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]], records: int) -> pa.Table:
-    """A shard's table from columns or from rows; what is absent and may be null is null, a part at its default.
+def table(columns: Mapping[str, Values] | Sequence[Mapping[str, object]], records: int) -> pa.Table:
+    """A shard's table from columns or from rows; what is absent and may be null is null, a later option ``blank``.
 
     Args:
       columns: column -> values, one a cell, or one mapping a cell. Curves are ``curve_step``,
@@ -111,7 +89,7 @@ def table(columns: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]], re
         names = sorted({name for row in rows for name in row})
         columns = {name: [row.get(name) for row in rows] for name in names}
     length = len(next(iter(columns.values())))
-    columns = {**{name: [plain] * length for name, plain in _PARTS.items()}, **columns}
+    columns = {**{name: [blank] * length for name, blank in _BLANKS.items()}, **columns}
     unknown = sorted(set(columns) - set(wanted.names))
     missing = [f.name for f in wanted if not f.nullable and f.name not in columns]
     if unknown or missing:
@@ -129,7 +107,7 @@ def _field(name: str, kind: pa.DataType, unit: str, null: bool) -> pa.Field:
     return pa.field(name, kind, null, metadata={"unit": unit} if unit else None)
 
 
-def _array(field: pa.Field, values: Sequence[Any] | None, length: int) -> pa.Array:
+def _array(field: pa.Field, values: Values | None, length: int) -> pa.Array:
     if values is None:
         return pa.nulls(length, field.type)
     try:
@@ -141,7 +119,7 @@ def _array(field: pa.Field, values: Sequence[Any] | None, length: int) -> pa.Arr
     return made
 
 
-def _converted(values: Any, kind: pa.DataType) -> pa.Array:
+def _converted(values: Values, kind: pa.DataType) -> pa.Array:
     """Whole arrays at once (masked: null), lists value by value."""
     if not isinstance(values, np.ndarray):
         plain = pa.types.is_string(kind) or pa.types.is_integer(kind)
@@ -155,17 +133,29 @@ def _converted(values: Any, kind: pa.DataType) -> pa.Array:
     return pa.array(np.asarray(values), mask=mask).cast(kind)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Numpy and JAX values as the Python ones; a curve as a list."""
-    return value.tolist() if hasattr(value, "tolist") else value
+    return np.asarray(value).tolist() if hasattr(value, "tolist") else value
 
 
-def upgrade(shard: pa.Table, file: Path) -> pa.Table:
-    found = int((shard.schema.metadata or {}).get(b"schema_version", b"1"))
-    if found > SCHEMA_VERSION:
+def upgrade(shard: pa.Table, file: Path, columns: Collection[str] | None = None) -> pa.Table:
+    """A file's table with the columns that it is too old to have.
+
+    Args:
+      shard: as read. file: for the message.
+      columns: those that were asked for, all if None; no other is added.
+
+    Raises:
+      ValueError: the file is of a newer version.
+    """
+    version = int((shard.schema.metadata or {}).get(b"schema_version", b"1"))
+    if version > SCHEMA_VERSION:
         raise ValueError(
-            f"{file}: schema version {found}, this dlnjax reads up to {SCHEMA_VERSION}; install a newer one"
+            f"{file}: schema version {version}, this dlnjax reads up to {SCHEMA_VERSION}; install a newer one"
         )
-    for old in range(found, SCHEMA_VERSION):
-        shard = _UPGRADES[old](shard)
+    nulls = {name: None for old in range(version, SCHEMA_VERSION) for name in _ADDED[old]}
+    for name, value in {**_BLANKS, **nulls}.items():
+        if name not in shard.column_names and (columns is None or name in columns):
+            kind, unit, null = _COLUMNS[name]
+            shard = shard.append_column(_field(name, kind, unit, null), pa.array([value] * len(shard), kind))
     return shard.replace_schema_metadata(None)

@@ -119,7 +119,7 @@ def read_shard(out: Path | str, name: str, columns: Sequence[str] | None = None)
     said = (shard.schema.metadata or {}).get(_DIGEST.encode())
     if columns is None and said is not None and said.decode() != _digest(shard):
         raise ValueError(_DAMAGED.format(file, "its values are not those that were written"))
-    return schema.upgrade(shard, file)
+    return schema.upgrade(shard, file, names)
 
 
 def facts(out: Path | str, name: str) -> dict[str, str]:

@@ -152,7 +152,7 @@ def test_lambdas_and_closures_run_in_this_process_only(tmp_path):
 
     local = made(start=inner, optimizer=[lambda size, scales: mine.clipped(size, scales), "rgd"])
     with pytest.raises(
-        sweep.PartError, match=r"<lambda>@1, .*inner@1: .*this process only; put them into a module"
+        sweep.PartError, match=r"inner@1, .*<lambda>@1: .*this process only; put them into a module"
     ):
         sweep.run(local, tmp_path / "x", workers=1)
     assert not (tmp_path / "x").exists()
