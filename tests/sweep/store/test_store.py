@@ -16,6 +16,9 @@ import standin
 from dlnjax.sweep import store
 from dlnjax.sweep.store import atomic, checkpoints, extra_columns, manifest, schema
 
+#: Coordinates that the first version did not have.
+LATER = ["momentum", "activation", "free", "loss", "profile", "batch_size", "label_noise"]
+
 
 @pytest.fixture
 def sweep():
@@ -141,8 +144,9 @@ def test_newer_schema_is_refused_and_older_ones_are_upgraded(tmp_path, sweep, mo
     with pytest.raises(ValueError, match="schema version 2, this dlnjax reads up to 0"):
         store.read_shard(tmp_path, shard.name)
     monkeypatch.setattr(schema, "SCHEMA_VERSION", 3)
-    monkeypatch.setitem(schema._UPGRADES, 2, lambda t: t.append_column("new", pa.nulls(len(t), pa.int64())))
-    assert "new" in store.read_shard(tmp_path, shard.name).column_names
+    monkeypatch.setitem(schema._COLUMNS, "new", (pa.int64(), "", True))
+    monkeypatch.setitem(schema._ADDED, 2, ("new",))
+    assert store.read_shard(tmp_path, shard.name)["new"].null_count == len(shard.cells)
 
 
 def test_a_shard_from_before_there_were_parts_has_them_at_their_default(tmp_path, sweep, monkeypatch):
@@ -150,10 +154,22 @@ def test_a_shard_from_before_there_were_parts_has_them_at_their_default(tmp_path
     new = store.read_shard(tmp_path, name)
     monkeypatch.setattr(schema, "SCHEMA_VERSION", 1)
     store.path(tmp_path, name).unlink()
-    store.write(tmp_path, name, new.drop_columns([n for n in new.column_names if n in schema._PARTS]))
+    store.write(tmp_path, name, new.drop_columns([*LATER, "curvature_min", "curvature_max"]))
     monkeypatch.setattr(schema, "SCHEMA_VERSION", 2)
     assert store.read_shard(tmp_path, name).select(new.column_names).equals(new)
     assert store.read_shard(tmp_path, name, ["cell", "free"])["free"].to_pylist() == ["first"] * len(new)
+
+
+def test_a_shard_from_before_an_option_has_it_at_its_blank(tmp_path, sweep):
+    """Whatever its version: a new option needs none. Columns that nobody asked for are not made up."""
+    name = _fill(tmp_path, sweep)[0].name
+    new = store.read_shard(tmp_path, name)
+    store.path(tmp_path, name).unlink()
+    store.write(tmp_path, name, new.drop_columns(["label_noise"]))
+    assert store.read_shard(tmp_path, name).select(new.column_names).equals(new)
+    part = store.read_shard(tmp_path, name, ["label_noise", "cell"])
+    assert sorted(part.column_names) == ["cell", "label_noise"]
+    assert part["label_noise"].to_pylist() == [0.0] * len(new)
 
 
 def test_no_results_says_how_to_start(tmp_path):
