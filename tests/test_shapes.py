@@ -9,7 +9,7 @@ import pytest
 
 from dlnjax import initial, network, optim, problem, stiefel, train
 
-SHAPES = [(6, 3), (3, 6), (4, 4), (2, 5, 3)]
+SHAPES = [(4, 4), (2, 3, 5)]
 RETRACTIONS = ["retract_polar", "retract_qr", "retract_cayley", "retract_cholesky_qr"]
 OPTIMIZERS = {
     "rgd": lambda size: optim.rgd(size),
@@ -38,8 +38,9 @@ def test_geometry_keeps_shape_and_dtype(name, shape, dtype):
     chex.assert_shape(stiefel.orthonormality_error(point), shape[:-2])
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("rgd", jnp.float32), *((name, jnp.float64) for name in OPTIMIZERS)]
+)
 def test_a_training_keeps_the_tree_and_is_traced_once(name, dtype):
     """Another step size, start or target is no other program."""
     dims = (5, 3, 3, 4)

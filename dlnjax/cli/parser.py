@@ -51,7 +51,7 @@ exit codes: 0 nothing failed so far; 1 cells or shards failed; 2 no sweep there.
 _VERIFY = """example:
   dlnjax verify results/depth_rate
 
-Every file is read and held against its hash; what dead runners left behind is harmless and listed apart.
+Every file is read and compared with its hash; what dead runners left behind is harmless and listed apart.
 exit codes: 0 sound; 1 damaged, one line a finding; 2 no sweep there."""
 _REPORT = """examples:
   dlnjax report results/depth_rate                    DIR/report.html: needs no other file and no network

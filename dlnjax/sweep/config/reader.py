@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Final
 
 from dlnjax.sweep.config import compatibility, datasets, options, validators
 from dlnjax.sweep.config.declaration import REQUIRED, Option
@@ -18,11 +18,15 @@ from dlnjax.sweep.config.toml import key as show_key
 from dlnjax.sweep.config.toml import one_line, show
 from dlnjax.sweep.config.validators import Complaint
 
+#: Tables as parsed, nothing checked.
+Raw = Mapping[str, object]
+#: Option -> its checked value, of the type that its declaration says, or ``_BAD``.
+Values = dict[str, Any]
 #: More cells than this are taken for a mistake in the lists.
 MOST_CELLS = 1_000_000
-#: At most so many lines for one key, so that a long wrong list does not bury the rest.
+#: At most so many lines for one option, so that a long wrong list does not bury the rest.
 _LINES_A_KEY = 5
-_BAD: Any = object()  # stands for a value already complained about
+_BAD: Final = object()  # stands for a value that a line was added for
 _TITLES = {name: f"[{name}]" for name in options.SECTIONS} | {"base": "[base] or a [[grid]]"}
 
 
@@ -53,7 +57,7 @@ class Reader:
         self._wanting: list[tuple[str, str]] = []  # missing options and what to give, reported last
 
     def complain(self, path: str, text: str) -> None:
-        """Add a line for the key at ``path`` (``grid.0.depth``)."""
+        """Add a line for the option at ``path`` (``grid.0.depth``)."""
         self._count[path] = self._count.get(path, 0) + 1
         if self._count[path] == _LINES_A_KEY:
             text = "has more mistakes of this kind; give values like those named above"
@@ -62,7 +66,7 @@ class Reader:
             name = path.rsplit(".", 1)[-1] if self.flat else path
             self.lines.append(f"{self.source}{origin}: {name}: {text}")
 
-    def sweep(self, raw: Mapping[str, Any], folder: str, check_data: bool) -> Sweep:
+    def sweep(self, raw: Raw, folder: str, check_data: bool) -> Sweep:
         """Read a whole configuration; paths in it are relative to ``folder``. Raises :class:`SpecError`."""
         top = {name: value for name, value in raw.items() if name not in (*options.SECTIONS, "grid")}
         head = self._table("", top, options.TOP)
@@ -84,26 +88,26 @@ class Reader:
             grids=tuple(Grid(**grid) for grid in grids),
         )
 
-    def _finish(self, raw: Mapping[str, Any]) -> None:
-        """Add the missing keys, a misspelt or misplaced one excepted; raise if there is any line."""
+    def _finish(self, raw: Raw) -> None:
+        """Add the missing options, a misspelt or misplaced one excepted; raise if there is any line."""
         for where, text in self._wanting:
             parts = where.split(".")
             if parts[0] not in self._meant and parts[-1] not in self._meant:
                 self.complain(where, text)
-        if not raw:  # one line, not one for every key
+        if not raw:  # one line, not one for every option
             self.lines = [f"{self.source}: the config is empty; print a commented one with: dlnjax new"]
         if self.lines:
             raise SpecError(list(dict.fromkeys(self.lines)))
 
-    def _section(self, raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    def _section(self, raw: Raw, name: str) -> Raw:
         table = raw.get(name, {})
         if isinstance(table, Mapping):
             return table
         self.complain(name, f"{show(table)} is not a table; write [{name}] with its keys below")
         return {"kind": _BAD} if name == "problem" else {}
 
-    def _table(self, path: str, raw: Mapping[str, Any], known: Mapping[str, Option]) -> dict[str, Any]:
-        """One section: unknown keys refused, values checked, defaults filled in, required keys demanded."""
+    def _table(self, path: str, raw: Raw, known: Mapping[str, Option]) -> Values:
+        """One section: unknown options refused, values checked, defaults filled in, required ones demanded."""
         values = {}
         for name in raw:
             if name not in known:
@@ -118,7 +122,7 @@ class Reader:
                 values[name] = option.default
         return values
 
-    def _value(self, where: str, raw: Any, option: Option) -> Any:
+    def _value(self, where: str, raw: object, option: Option) -> object:
         if raw is _BAD:
             return _BAD
         try:
@@ -127,12 +131,12 @@ class Reader:
             self.complain(where, str(complaint))
             return _BAD
 
-    def _absent(self, where: str, option: Option, place: str = "") -> Any:
+    def _absent(self, where: str, option: Option, place: str = "") -> object:
         self._wanting.append((where, f"is missing; give {option.check.expected}{place}"))
         return _BAD
 
     def _unknown(self, path: str, name: str, known: Collection[str]) -> None:
-        """Complain about a key that is not one: misplaced, misspelt, or neither."""
+        """Complain about a name that is no option here: misplaced, misspelt, or neither."""
         where = f"{path}.{show_key(name)}" if path else show_key(name)
         place = options.home(name)
         self._meant.add(name)
@@ -158,7 +162,7 @@ class Reader:
         )
         return f"is not a key; did you mean {near}{place}?"
 
-    def _problem(self, raw: Mapping[str, Any], folder: str, check_data: bool) -> dict[str, Any]:
+    def _problem(self, raw: Raw, folder: str, check_data: bool) -> Values:
         kind = raw.get("kind")
         if type(kind) is str and kind in options.PROBLEMS:
             values = self._table("problem", raw, {"kind": options.KIND, **options.PROBLEMS[kind]})
@@ -176,7 +180,7 @@ class Reader:
                 self._file(values)
         return values
 
-    def _rank(self, teacher: dict[str, Any]) -> None:
+    def _rank(self, teacher: Values) -> None:
         if not _fine(teacher, "input_dim", "output_dim", "singular_values"):
             return
         rank, most = len(teacher["singular_values"]), min(teacher["input_dim"], teacher["output_dim"])
@@ -186,7 +190,7 @@ class Reader:
                 "problem.singular_values", f"{text}; give at most {most} values or larger dimensions"
             )
 
-    def _file(self, values: dict[str, Any]) -> None:
+    def _file(self, values: Values) -> None:
         """Read the user's data: complain about all that is wrong with it, or note its digest."""
         try:
             x, y = datasets.read_npz(values["path"])
@@ -203,8 +207,8 @@ class Reader:
             self.complain("problem.digest", f"{text}; give the original file or remove this line")
         values["digest"] = digest
 
-    def _grids(self, raw: Mapping[str, Any], problem: dict[str, Any]) -> list[dict[str, Any]]:
-        """All grids, each with the keys of ``[base]`` it does not set itself."""
+    def _grids(self, raw: Raw, problem: Values) -> list[Values]:
+        """All grids, each with the options of ``[base]`` it does not set itself."""
         base = self._lists("base", self._section(raw, "base"))
         tables = raw.get("grid", [])
         if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
@@ -233,8 +237,8 @@ class Reader:
             self.complain("grid", f"{total} cells are more than {MOST_CELLS}; give shorter lists")
         return grids
 
-    def _lists(self, path: str, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """The keys a grid table sets, each a tuple without duplicates."""
+    def _lists(self, path: str, raw: Raw) -> Values:
+        """The options a grid table sets, each a tuple without duplicates."""
         values = {}
         for name, entries in raw.items():
             option, where = options.GRID.get(name), f"{path}.{name}"
@@ -248,23 +252,23 @@ class Reader:
                 values[name] = _BAD if _BAD in read else tuple(dict.fromkeys(read))
         return values
 
-    def _entry(self, where: str, name: str, entry: Any, option: Option) -> Any:
+    def _entry(self, where: str, name: str, entry: object, option: Option) -> object:
         if name == "width" and isinstance(entry, list) and entry:  # the hidden widths, one by one
             read = [self._value(where, width, option) for width in entry]
             return _BAD if _BAD in read else tuple(read)
         return self._value(where, entry, option)
 
-    def _agree(self, grid: dict[str, Any], paths: dict[str, str], problem: dict[str, Any]) -> None:
-        """Keys that are fine alone but not together."""
+    def _agree(self, grid: Values, paths: dict[str, str], problem: Values) -> None:
+        """Options that are fine alone but not together."""
         fine = {name: () if values is _BAD else values for name, values in grid.items()}
         known = {name: value for name, value in problem.items() if value is not _BAD}
         for name, text in compatibility.mistakes(fine, known):
             self.complain(paths[name], text)
 
 
-def _listed(entries: Any) -> list:
+def _listed(entries: object) -> list[object]:
     return entries if isinstance(entries, list) else [entries]
 
 
-def _fine(values: Mapping[str, Any], *names: str) -> bool:
+def _fine(values: Mapping[str, object], *names: str) -> bool:
     return all(name in values and values[name] is not _BAD for name in names)

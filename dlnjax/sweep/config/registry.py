@@ -8,32 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jax import Array
+    from optax import GradientTransformation
 
     Elementwise = Callable[[Array], Array]
 
 
-class Given(Protocol):
-    """What a row of :data:`OPTIMIZERS` builds with; traced where it is a number."""
-
-    @property
-    def size(self) -> Array: ...
-
-    @property
-    def momentum(self) -> Array: ...
-
-    @property
-    def scales(self) -> object: ...
-
-    @property
-    def constrained(self) -> object: ...
-
-    @property
-    def retraction(self) -> object: ...
+#: What a row of :data:`OPTIMIZERS` builds with: ``size``, ``scales``, ``constrained``, ``retraction`` and ``momentum``,
+#: traced where they are numbers.
+Given = SimpleNamespace
 
 
 @dataclass(frozen=True)
@@ -41,7 +28,7 @@ class Optimizer:
     """One row of :data:`OPTIMIZERS`.
 
     Attributes:
-      make: ``(optim, optax, s) -> transformation``, the first two being the modules.
+      make: ``(optim, optax, s) -> transformation``: two modules, and :data:`Given`.
       constrained: keeps layers orthonormal; else every layer is free and there is no retraction.
       exact: constrained layers are orthonormal at every step, by a retraction; else only in the end.
       momentum: reads the option ``momentum``.
@@ -50,7 +37,7 @@ class Optimizer:
       note: what else the documentation says of it.
     """
 
-    make: Callable[[ModuleType, ModuleType, Given], Any]
+    make: Callable[[ModuleType, ModuleType, Given], GradientTransformation]
     constrained: bool = True
     exact: bool = True
     momentum: bool = False
@@ -158,7 +145,7 @@ def optimizer(name: str) -> Optimizer:
     return OPTIMIZERS.get(name, _USERS)
 
 
-_USERS = Optimizer(lambda optim, optax, s: None)
+_USERS = Optimizer(lambda optim, optax, s: optax.identity())  # its function is called elsewhere
 
 
 def listed(kind: Callable[[Optimizer], bool], quote: str = "`") -> str:
@@ -205,10 +192,10 @@ def _between(near: int, far: int, i: int, count: int) -> int:
 def pace(free: str, depth: int) -> tuple[int, ...]:
     """Which step scale a layer takes: 0 of a free layer, 1 of one between, 2 of an orthonormal end."""
     place = {"last": depth - 1, "middle": depth // 2}.get(free, 0)
-    found = [2, *([1] * (depth - 2)), 2]
+    kinds = [2, *([1] * (depth - 2)), 2]
     if free != "none":
-        found[place] = 0
-    return tuple(found)
+        kinds[place] = 0
+    return tuple(kinds)
 
 
 def held(optimizer_name: str, free: str, depth: int) -> tuple[bool, ...]:

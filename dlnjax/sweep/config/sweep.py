@@ -52,7 +52,7 @@ class Grid(_Lists):
     """
 
     def points(self) -> Iterator[dict[str, Entry]]:
-        """The product of all lists, as one dict of coordinates a point, the seed fastest."""
+        """The product of all lists, as one dict of coordinates per point, the seed fastest."""
         for point in itertools.product(*(getattr(self, name) for name in options.GRID)):
             yield dict(zip(options.GRID, point, strict=True))
 
@@ -113,13 +113,13 @@ class Sweep(options.Head):
 
     @cached_property
     def _hash(self) -> str:
-        found = hashlib.sha256(b'{"cells":[')  # the canonical JSON of it all, a cell at a time
+        digest = hashlib.sha256(b'{"cells":[')  # the canonical JSON of it all, a cell at a time
         for i, cell in enumerate(self._cells):
             head, tail = text_around_seed(ALL_BUT_SEED(cell), content=False)
-            found.update(b"%s%s%d%s" % (b"," if i else b"", head, cell.seed, tail))
+            digest.update(b"%s%s%d%s" % (b"," if i else b"", head, cell.seed, tail))
         kept = '"keep_params":true,' if self.record.keep_params else ""
-        found.update(f'],{kept}"shared":{json.dumps(self.shared)}}}'.encode())
-        return found.hexdigest()
+        digest.update(f'],{kept}"shared":{json.dumps(self.shared)}}}'.encode())
+        return digest.hexdigest()
 
     def to_toml(self) -> str:
         """The same sweep as TOML text; ``loading.load`` of it gives an equal sweep."""
@@ -165,7 +165,7 @@ class Sweep(options.Head):
         return plain and not user_functions.is_name(cell.loss) and registry.optimizer(cell.optimizer).padded
 
     def is_general(self, cell: Cell) -> bool:
-        """Whether a cell asks for more than plain linear networks: see ``dlnjax.sweep.parts``."""
+        """Whether a cell needs the general path (``sweep.compute.general``): it is more than a plain linear network."""
         fast = cell.optimizer == "gd" or registry.optimizer(cell.optimizer).reduced
         plain = fast and cell.start in ("near", "haar")
         return self.special or not plain or any(getattr(cell, name) != PLAIN[name] for name in PLAIN)
@@ -177,9 +177,9 @@ _OF_USERS = tuple(name for name, one in options.GRID.items() if one.takes_functi
 
 
 def differences(old: Sweep, new: Sweep) -> list[str]:
-    """Lines ``key: old -> new`` for all that changes results; empty if the hashes agree.
+    """Lines ``option: old -> new`` for all that changes results; empty if the hashes agree.
 
-    Cells only added or removed are the last two lines at most; :func:`extends` tells the harmless case.
+    Cells only added or removed are the last two lines at most; :func:`extends` recognises the harmless case.
     """
     lines = [] if old.study == new.study else [f"study: {old.study} -> {new.study}"]
     if old.precision != new.precision:

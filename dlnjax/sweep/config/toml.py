@@ -7,25 +7,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST = 60
 
 
 def document(
-    head: Mapping[str, Any],
-    sections: Mapping[str, Mapping[str, Any]],
-    tables: Mapping[str, Sequence[Mapping[str, Any]]],
+    head: Mapping[str, object],
+    sections: Mapping[str, Mapping[str, object]],
+    tables: Mapping[str, Sequence[Mapping[str, object]]],
 ) -> str:
-    """TOML text of a head, of ``[name]`` sections and of ``[[name]]`` tables, one key a line."""
+    """TOML text of a head, of ``[name]`` sections and of ``[[name]]`` tables, one key per line."""
     blocks = [_block("", head)]
     blocks += [_block(f"[{name}]", table) for name, table in sections.items()]
     blocks += [_block(f"[[{name}]]", table) for name, rows in tables.items() for table in rows]
     return "\n".join(blocks)
 
 
-def value(item: Any) -> str:
+def value(item: object) -> str:
     """One value as TOML; tuples are lists. Raises TypeError for what a configuration cannot hold."""
     if isinstance(item, bool):
         return "true" if item else "false"
@@ -38,7 +37,7 @@ def value(item: Any) -> str:
     raise TypeError(f"a configuration holds numbers, strings and lists, not {type(item).__name__}")
 
 
-def show(item: Any) -> str:
+def show(item: object) -> str:
     """Any value as it would stand in a configuration, on one line of bounded length; never raises."""
     try:
         text = value(item)
@@ -62,7 +61,7 @@ def one_line(text: str, longest: int = _LONGEST) -> str:
     return f"{text[: longest - 20]}...{text[-17:]}"
 
 
-def _block(title: str, table: Mapping) -> str:
+def _block(title: str, table: Mapping[str, object]) -> str:
     lines = [title] if title else []
     return "\n".join([*lines, *(f"{key(name)} = {value(item)}" for name, item in table.items())]) + "\n"
 
@@ -73,7 +72,7 @@ def _quoted(text: str) -> str:
     return '"' + "".join(escapes.get(c) or (c if c.isprintable() else f"\\U{ord(c):08x}") for c in text) + '"'
 
 
-def _other(item: Any) -> str:
+def _other(item: object) -> str:
     if isinstance(item, Mapping):
         return "a table"
     if isinstance(item, list | tuple):

@@ -1,7 +1,7 @@
-"""A user's own functions: the name each keeps, where it can run, and what is said when one fails.
+"""A user's own functions: the name each keeps, where it can run, and the error when one fails.
 
-A function stands in a grid as ``module:qualname@version``. That name, not the function, enters keys, the config
-and the manifest; so a folder can be looked at without the function, and a new version is another cell. Nothing
+A function stands in a grid as ``module:qualname@version``. That name, not the function, enters names of cells, the
+config and the manifest; so a folder can be looked at without the function, and a new version is another cell. Nothing
 here imports JAX.
 """
 
@@ -131,18 +131,18 @@ def check(sweep: WithFunctions, elsewhere: bool) -> None:
         )
 
 
-def call(role: str, part: UserFunction, wanted: str, *arguments: Any) -> Any:
+def call(role: str, part: UserFunction, wanted: str, *arguments: object) -> Any:
     """What the function gives, or one line on what it raised.
 
     Args:
-      role: the key it stands for. wanted: what to give, for the message.
+      role: the option it stands for. wanted: what to give, for the message.
     """
     try:
         return part.value(*arguments)
     except Exception as error:
-        said = (str(error).splitlines() or [""])[0][:200]
+        message = (str(error).splitlines() or [""])[0][:200]
         raise PartError(
-            f"{role} {part.name}: raised {type(error).__name__}: {said}; give {wanted}"
+            f"{role} {part.name}: raised {type(error).__name__}: {message}; give {wanted}"
         ) from error
 
 
@@ -157,4 +157,5 @@ def named(function: Callable, version: str | int = "1") -> str:
 
 
 # The names that dlnjax.sweep.compute still uses.
-Own, is_own = UserFunction, is_name
+Own = UserFunction
+is_own = is_name

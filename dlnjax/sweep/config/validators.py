@@ -19,7 +19,7 @@ from dlnjax.sweep.config.toml import show
 
 
 class Complaint(ValueError):
-    """What is wrong with one value, without file and key."""
+    """What is wrong with one value, without file and option."""
 
 
 class Check(Protocol):
@@ -204,7 +204,7 @@ class Spectrum(_Open):
 
 @dataclass(frozen=True)
 class Functions(_Open):
-    """Names of a user's own functions, none twice."""
+    """Names of a user's functions, none twice."""
 
     type_name: ClassVar[str] = "list of functions"
 
