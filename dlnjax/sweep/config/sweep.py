@@ -227,13 +227,11 @@ def _given(section: Problem | Start | Record) -> dict[str, object]:
 
 
 def _listed(grid: Grid) -> dict[str, object]:
-    """The lists of a grid; those of later options only where they are not the default."""
-    lists = {name: getattr(grid, name) for name in options.GRID}
-    return {
-        name: values
-        for name, values in lists.items()
-        if name not in options.LATER or values != (options.GRID[name].default,)
-    }
+    """The lists of a grid, those of later options last and only where they are not the default."""
+    order = sorted(options.GRID, key=lambda name: name in options.LATER)
+    lists = {name: getattr(grid, name) for name in order}
+    defaults = {name: (one.default,) for name, one in options.LATER.items()}
+    return {name: values for name, values in lists.items() if values != defaults.get(name)}
 
 
 def _show(value: object) -> str:

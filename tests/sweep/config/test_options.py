@@ -194,6 +194,16 @@ def test_meanings_follow_the_registry():
     }
 
 
+CONFIGS = [path for path in sorted(ROOT.glob("results/*/config.toml")) if not loading.parse(path).is_campaign]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.parent.name)
+def test_committed_configs_are_written_as_they_were(path):
+    sweep = loading.load(path, check_data=False)
+    assert sweep.to_toml() == path.read_text(encoding="utf-8")
+    assert sweep.hash() == json.loads((path.parent / "manifest.json").read_text())["config_hash"]
+
+
 # --- one parse --------------------------------------------------------------------------------------
 
 
