@@ -15,7 +15,7 @@ from dlnjax.sweep.config.toml import show
 
 Mistake = tuple[str, str]
 #: Option -> its checked values.
-Lists = Mapping[str, tuple]
+Lists = Mapping[str, tuple[Any, ...]]
 #: Option -> its checked value, of ``[problem]`` and ``metrics``.
 Problem = Mapping[str, Any]
 

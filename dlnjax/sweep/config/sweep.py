@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlnjax.sweep.config import options, registry, toml, user_functions
 from dlnjax.sweep.config.cell import (
@@ -34,15 +34,25 @@ from dlnjax.sweep.config.options import Problem, Record, Start
 Entry = Value | tuple[int, ...]
 __all__ = ["Cell", "Grid", "Problem", "Record", "Start", "Sweep", "differences", "extends"]
 
-_Lists = make_dataclass(
-    "_Lists",
-    [
-        (name, tuple) if one.default is REQUIRED else (name, tuple, field(default=(one.default,)))
-        for name, one in options.GRID.items()
-    ],
-    frozen=True,
-    kw_only=True,
-)
+if TYPE_CHECKING:
+
+    class _Lists:
+        """A tuple of values for every option of a grid, by its name."""
+
+        def __init__(self, **lists: tuple[Entry, ...]) -> None: ...
+
+        def __getattr__(self, name: str) -> tuple[Entry, ...]: ...
+
+else:
+    _Lists = make_dataclass(
+        "_Lists",
+        [
+            (name, tuple) if one.default is REQUIRED else (name, tuple, field(default=(one.default,)))
+            for name, one in options.GRID.items()
+        ],
+        frozen=True,
+        kw_only=True,
+    )
 
 
 class Grid(_Lists):
