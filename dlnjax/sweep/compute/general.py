@@ -61,7 +61,7 @@ class General:
         form = layers.shape(lead, *_ends(sweep, lead), plain=_is_plain(sweep, lead))
         drawn = problems.draw(sweep, lead, form, teacher, keys, noise)
         sizes = (sweep.start.distance, sweep.start.first_scale)
-        function = sweep.functions[lead.start] if user_functions.is_own(lead.start) else None
+        function = sweep.functions[lead.start] if user_functions.is_name(lead.start) else None
         begun = layers.begin(lead, form, starts, drawn.solved, drawn.norm, sizes, function)
         padding = shard.max_depth if sweep.is_padded(lead) else 0
         return GeneralInstances(
@@ -110,7 +110,7 @@ def _ends(sweep: Sweep, cell: Cell) -> tuple[int, int]:
 
 def _is_plain(sweep: Sweep, cell: Cell) -> bool:
     """Whether a user's function sees the layers: then they are N matrices, no runs."""
-    return sweep.special or user_functions.is_own(cell.optimizer)
+    return sweep.special or user_functions.is_name(cell.optimizer)
 
 
 def _engine(
@@ -147,12 +147,14 @@ def _engine(
 
 def _optimizer(sweep: Sweep, lead: Cell, form: layers.Shape, params: Params, steps: Steps):
     scales = layers.scale_tree(steps.scales, form)
-    if user_functions.is_own(lead.optimizer):
+    if user_functions.is_name(lead.optimizer):
         return optimizers.checked(sweep.functions[lead.optimizer], params, steps.size, scales)
     return optimizers.recipe(lead, steps, scales, form.constrained)
 
 
-def _measured(metrics: Sequence[user_functions.Own], params: Params, like: jax.Array) -> dict[str, jax.Array]:
+def _measured(
+    metrics: Sequence[user_functions.UserFunction], params: Params, like: jax.Array
+) -> dict[str, jax.Array]:
     """All scalars of the user's metrics, by name."""
     scalars: dict[str, jax.Array] = {}
     for part in metrics:

@@ -176,7 +176,7 @@ def begin(
     solved: Sequence[np.ndarray] | None,
     norm: np.ndarray,
     numbers: tuple[float, float],
-    part: user_functions.Own | None,
+    part: user_functions.UserFunction | None,
 ) -> list[jax.Array]:
     """The N layers that the cells start from, B in front.
 
@@ -244,7 +244,7 @@ def polar(matrices: np.ndarray) -> np.ndarray:
     return left @ right
 
 
-def _own(part: user_functions.Own, form: Shape, keys: jax.Array, dtype) -> list[jax.Array]:
+def _own(part: user_functions.UserFunction, form: Shape, keys: jax.Array, dtype) -> list[jax.Array]:
     shapes = _sizes(form.dims)
     wanted = f"a tuple of matrices of shapes {shapes}, W_1 first"
     draws = []
@@ -258,7 +258,7 @@ def _own(part: user_functions.Own, form: Shape, keys: jax.Array, dtype) -> list[
 
 
 def _matrix(
-    part: user_functions.Own, i: int, matrix: Any, size: tuple[int, int], held: bool, dtype
+    part: user_functions.UserFunction, i: int, matrix: Any, size: tuple[int, int], held: bool, dtype
 ) -> jax.Array:
     """One layer of a user's start, checked."""
     if not hasattr(matrix, "shape") or tuple(matrix.shape) != size:

@@ -43,7 +43,7 @@ def recipe(said: Any, steps: Steps, scales: Any, constrained: Any) -> optax.Grad
     return registry.OPTIMIZERS[said.optimizer].make(optim, optax, given)
 
 
-def checked(part: user_functions.Own, params: Params, size, scales) -> Any:
+def checked(part: user_functions.UserFunction, params: Params, size, scales) -> Any:
     """A user's transformation, tried once on the layers."""
     transformation = user_functions.call("optimizer", part, _OPTIMIZER, size, scales)
     if not (
@@ -57,7 +57,7 @@ def checked(part: user_functions.Own, params: Params, size, scales) -> Any:
             more = {"value": jnp.sum(w[0]), "value_fn": lambda w: jnp.sum(w[0])}
         return transformation.update(w, transformation.init(w), w, **more)[0]  # pyright: ignore[reportCallIssue]
 
-    tried = user_functions.Own(lambda w: jax.eval_shape(once, w), part.name)
+    tried = user_functions.UserFunction(lambda w: jax.eval_shape(once, w), part.name)
     problems.like(
         "optimizer", part, user_functions.call("optimizer", tried, _OPTIMIZER, params), params, "updates"
     )

@@ -165,7 +165,7 @@ def _sampled(cell: Cell, form, shared, each, clean, keys, solve: Callable, solve
 def _of_loss(sweep: Sweep, cell: Cell, form, target: jax.Array, solved, keys: jax.Array, rank: int) -> Drawn:
     """A loss of the product whose minimiser is the teacher's product."""
     norm = np.linalg.norm(solved[form.free], 2, axis=(1, 2))
-    if user_functions.is_own(cell.loss):
+    if user_functions.is_name(cell.loss):
         return Drawn({}, {"target": target}, solved, norm, np.ones(len(keys)), rank, None)
     make = partial(_LOSSES[cell.loss], samples=sweep.problem.samples, condition=sweep.problem.condition)
     losses = jax.vmap(make)(keys, target)
@@ -221,8 +221,8 @@ class Regression:
 class OwnLoss:
     """A user's loss of the product; its distance is from the target."""
 
-    def __init__(self, part: user_functions.Own, target: jax.Array):
-        self.part: user_functions.Own = part
+    def __init__(self, part: user_functions.UserFunction, target: jax.Array):
+        self.part: user_functions.UserFunction = part
         self.target: jax.Array = target
 
     def _of(self, product: jax.Array) -> jax.Array:
@@ -248,7 +248,7 @@ def build(
     if sweep.problem.kind == "own":
         problem = _own_problem(sweep.functions[sweep.problem.function or ""], key, params)
         return problem, problem
-    if user_functions.is_own(cell.loss):
+    if user_functions.is_name(cell.loss):
         problem = OwnLoss(sweep.functions[cell.loss], arrays["target"])
         return problem, problem
     if "loss" in arrays or "square" in arrays:
@@ -263,13 +263,13 @@ def build(
 
 def activation(sweep: Sweep, cell: Cell) -> Callable | None:
     """The elementwise function; a user's own is checked wherever it is applied."""
-    if not user_functions.is_own(cell.activation):
+    if not user_functions.is_name(cell.activation):
         return registry.ACTIVATIONS[cell.activation](jax)
     return _checked(sweep.functions[cell.activation])
 
 
 @lru_cache(maxsize=64)
-def _checked(part: user_functions.Own) -> Callable:
+def _checked(part: user_functions.UserFunction) -> Callable:
     wanted = "an elementwise function array -> array"
 
     def phi(z: jax.Array) -> jax.Array:
@@ -283,7 +283,7 @@ def _checked(part: user_functions.Own) -> Callable:
     return phi
 
 
-def _own_problem(part: user_functions.Own, key: jax.Array, params: Params) -> Any:
+def _own_problem(part: user_functions.UserFunction, key: jax.Array, params: Params) -> Any:
     """A user's problem, called once to see what it gives."""
     problem = (
         part.value
@@ -292,7 +292,7 @@ def _own_problem(part: user_functions.Own, key: jax.Array, params: Params) -> An
     )
     if not user_functions.is_problem(problem):
         raise user_functions.refuse("problem", part, f"a {type(problem).__name__}", _PROBLEM)
-    bound = user_functions.Own(problem.loss, part.name)
+    bound = user_functions.UserFunction(problem.loss, part.name)
     _number(
         "problem",
         part,
@@ -301,7 +301,7 @@ def _own_problem(part: user_functions.Own, key: jax.Array, params: Params) -> An
     )
     slopes = user_functions.call(
         "problem",
-        user_functions.Own(problem.gradients, part.name),
+        user_functions.UserFunction(problem.gradients, part.name),
         "gradients(params, step)",
         params,
         jnp.int32(0),
@@ -310,7 +310,7 @@ def _own_problem(part: user_functions.Own, key: jax.Array, params: Params) -> An
     return problem
 
 
-def like(role: str, part: user_functions.Own, got: Any, params: Params, what: str) -> None:
+def like(role: str, part: user_functions.UserFunction, got: Any, params: Params, what: str) -> None:
     """Refuses a tree that has not the layers' structure, shapes and dtypes."""
     wanted = f"{what} like the layers: " + ", ".join(f"{w.dtype}{list(w.shape)}" for w in params)
     if jax.tree.structure(got) != jax.tree.structure(params):
@@ -322,7 +322,7 @@ def like(role: str, part: user_functions.Own, got: Any, params: Params, what: st
             raise user_functions.refuse(role, part, f"{what} with {_seen(a)} for leaf {i}", wanted)
 
 
-def _number(role: str, part: user_functions.Own, got: Any, wanted: str) -> jax.Array:
+def _number(role: str, part: user_functions.UserFunction, got: Any, wanted: str) -> jax.Array:
     if getattr(got, "shape", None) != () or not jnp.issubdtype(got.dtype, jnp.floating):
         raise user_functions.refuse(role, part, _seen(got), wanted)
     return got

@@ -154,8 +154,3 @@ def refuse(role: str, part: UserFunction, got: str, wanted: str) -> PartError:
 def named(function: Callable, version: str | int = "1") -> str:
     """The name of a function, as it stands in a config."""
     return own(function, version).name
-
-
-# The names that dlnjax.sweep.compute still uses.
-Own = UserFunction
-is_own = is_name
