@@ -43,7 +43,7 @@ def recipe(said: Any, steps: Steps, scales: Any, constrained: Any) -> optax.Grad
     return registry.OPTIMIZERS[said.optimizer].make(optim, optax, given)
 
 
-def checked(part: user_functions.UserFunction, params: Params, size, scales) -> Any:
+def checked(part: user_functions.UserFunction, params: Params, size: Any, scales: Any) -> Any:
     """A user's transformation, tried once on the layers."""
     transformation = user_functions.call("optimizer", part, _OPTIMIZER, size, scales)
     if not (

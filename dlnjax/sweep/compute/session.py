@@ -35,12 +35,12 @@ class Session:
     """
 
     def __init__(self) -> None:
-        self.compiler = Compiler()
-        self.batches = BatchSizes()
+        self.compiler: Compiler = Compiler()
+        self.batches: BatchSizes = BatchSizes()
         self.training: dict[Hashable, Compiled] = {}
         self.traced: dict[Hashable, Any] = {}
         self.drawing: dict[Hashable, Any] = {}
-        self.tracing = threading.Lock()
+        self.tracing: threading.Lock = threading.Lock()
 
 
 @cache
