@@ -49,6 +49,13 @@ class Sweep:
     study: str = "standin"
     precision: str = "float64"
 
+    @property
+    def functions(self) -> dict:
+        return {}
+
+    def wanted(self) -> list[str]:
+        return []
+
     def cells(self) -> list[Cell]:
         return [Cell(depth, seed, step=self.step) for depth in self.depths for seed in range(self.seeds)]
 
@@ -73,19 +80,19 @@ def planner(sweep, cells):
     return [Shard(plan.shard_name(map(key, group)), group) for group in groups]
 
 
-def work(sweep, shard, room):
+def work(sweep, shard, checkpoint, following=()):
     """A table of hashes; the trouble asked for strikes the shard of depth 4, seed 0."""
     time.sleep(sweep.delay)
     if sweep.trouble and any(cell.depth == 4 and cell.seed == 0 for cell in shard.cells):
-        _trouble(sweep.trouble, room)
+        _trouble(sweep.trouble, checkpoint)
     rows = [row(cell) for cell in shard.cells]
     return schema.table(rows, RECORDS).replace_schema_metadata(
         {"device": "stand-in", "compile_seconds": "0.5"}
     )
 
 
-def _trouble(kind, room):
-    once = Path(room.file).parent.parent / "trouble"
+def _trouble(kind, checkpoint):
+    once = Path(checkpoint.file).parent.parent / "trouble"
     if kind == "raise":
         raise RuntimeError("this shard cannot be run")
     if kind.endswith("once") and once.exists():

@@ -1,14 +1,15 @@
-"""What the results say of the whole sweep, told in its manifest: the step scales used and the data's rank.
+"""What the results say of the whole sweep, for its manifest: the step scales used and the data's rank.
 
 Both are only known once cells have run (scales come from a teacher, a best solution or a start; the rank from
-the data), so they are added at the end.
+the data), so they are added at the end. Whoever computes a shard reports its part; files are read again only
+for shards of which nobody reported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, TypeAlias
 
 import pyarrow as pa
 
@@ -16,42 +17,65 @@ from dlnjax.sweep import store
 from dlnjax.sweep.store import manifest
 
 _SCALE_KEYS = ("step_rule", "data", "width", "depth", "scale_middle", "scale_last")
+_COLUMNS = (*_SCALE_KEYS, "rank")
+
+#: A row of a shard, or an entry of the manifest: values by column.
+Row: TypeAlias = Mapping[str, str | int | float | None]
 
 
-def annotate(out: Path | str, ran: Collection[str]) -> None:
-    """Adds ``scales`` (one entry a step rule, data, width and depth; the first layer's is 1) and ``rank``.
+class Results(NamedTuple):
+    """What cells say of the whole sweep.
+
+    Attributes:
+      scales: one entry a step rule, data, width and depth: the multipliers of the step size (the first layer's is 1).
+      rank: numerical rank of the inputs (of the target, for a teacher) by treatment of the data.
+    """
+
+    scales: list[dict[str, str | int | float | None]]
+    rank: dict[str, int]
+
+
+def results(shard: pa.Table) -> Results:
+    """What the cells of a shard's table say."""
+    columns = shard.select(_COLUMNS)  # of a shard's thousand rows usually one differs, or few
+    rows = columns.group_by(columns.column_names, use_threads=False).aggregate([]).to_pylist()
+    return Results(scales(rows), ranks(rows))
+
+
+def annotate(out: Path | str, reported: Mapping[str, Results], *, everything: bool) -> None:
+    """Adds ``scales`` and ``rank`` to the folder's manifest.
 
     Args:
       out: the sweep's folder.
-      ran: the shards that a run has just computed. All others are read too where the manifest says nothing
-        yet, or was extended: an earlier run may have been killed before it could.
+      reported: shard -> what its cells say, of the shards that a run has just computed.
+      everything: read the files of all other shards as well: an earlier run ended before it could do this.
     """
-    found = manifest.load(out)
-    if found is None:
-        return
-    told = "scales" in found and len(manifest.generations(found)) == 1
-    names = store.done(out).intersection(ran) if told else store.done(out)
-    columns = [*_SCALE_KEYS, "rank"]
-    rows = [row for name in sorted(names) for row in _distinct(store.read_shard(out, name, columns))]
-    if rows:
-        manifest.annotate(out, {"scales": scales(rows), "rank": ranks(rows)})
+    others = store.done(out) - reported.keys() if everything else ()
+    read = {name: results(store.read_shard(out, name, _COLUMNS)) for name in others}
+    ordered = [part for _, part in sorted({**reported, **read}.items())]
+    if ordered:
+        together = {
+            "scales": scales(entry for part in ordered for entry in part.scales),
+            "rank": {data: rank for part in ordered for data, rank in part.rank.items()},
+        }
+        manifest.annotate(out, together)
 
 
-def _distinct(shard: pa.Table) -> list[dict[str, Any]]:
-    """The rows that differ: of a shard's thousand usually one, or few."""
-    return shard.group_by(shard.column_names, use_threads=False).aggregate([]).to_pylist()
+def is_partial(content: manifest.Manifest) -> bool:
+    """Whether a manifest may lack what finished shards say: there is nothing yet, or the sweep was extended since."""
+    return "scales" not in content or len(manifest.generations(content)) > 1
 
 
-def scales(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def scales(rows: Iterable[Row]) -> list[dict[str, str | int | float | None]]:
     """The distinct multipliers of the step size, to ten digits: seeds share them but for rounding."""
 
-    def entry(row: dict[str, Any]) -> tuple:
+    def entry(row: Row) -> tuple[str | int | float | None, ...]:
         return tuple(float(f"{row[k]:.10g}") if k.startswith("scale") else row[k] for k in _SCALE_KEYS)
 
-    found = dict.fromkeys(entry(row) for row in rows if row["scale_last"] is not None)
-    return [dict(zip(_SCALE_KEYS, values, strict=True)) for values in found]
+    entries = dict.fromkeys(entry(row) for row in rows if row["scale_last"] is not None)
+    return [dict(zip(_SCALE_KEYS, values, strict=True)) for values in entries]
 
 
-def ranks(rows: list[dict[str, Any]]) -> dict[str, int]:
-    """Numerical rank of the inputs (of the target, for a teacher) by treatment of the data."""
-    return {row["data"]: row["rank"] for row in rows if row["rank"] is not None}
+def ranks(rows: Iterable[Row]) -> dict[str, int]:
+    """The rank by treatment of the data."""
+    return {str(row["data"]): int(row["rank"]) for row in rows if row["rank"] is not None}

@@ -1,6 +1,6 @@
-"""What a run tells while it runs: bars on a terminal, plain lines in a log, JSON events, or nothing.
+"""News of a run while it runs: bars on a terminal, plain lines in a log, JSON events, or nothing.
 
-A driver tells its events to a :class:`Progress`; which one is chosen by :func:`choose`. Numbers shown are
+A driver calls a :class:`Progress` with its events; which one is chosen by :func:`choose`. Numbers shown are
 counted from events, never measured again.
 """
 
@@ -9,13 +9,23 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO, TypeAlias
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+#: What an event says of one of its keys.
+Value: TypeAlias = str | float
 
 
 class Progress(Protocol):
     """Listens to a run. ``name`` is one of start, shard, failed, retry, damaged, waiting, end."""
 
-    def __call__(self, name: str, **facts: Any) -> None: ...
+    def __call__(self, name: str, **values: Value) -> None: ...
+
+
+def unheard(name: str, **values: Value) -> None:
+    """Listens to nothing."""
 
 
 def choose(mode: str = "auto", stream: TextIO | None = None) -> Progress:
@@ -43,9 +53,9 @@ class Quiet:
     def __init__(self, stream: TextIO):
         self.stream = stream
 
-    def __call__(self, name: str, **facts: Any) -> None:
+    def __call__(self, name: str, **values: Value) -> None:
         if name in _ALARMS:
-            print(_ALARMS[name].format(**facts), file=self.stream, flush=True)
+            print(_ALARMS[name].format(**values), file=self.stream, flush=True)
 
 
 class Events:
@@ -54,9 +64,9 @@ class Events:
     def __init__(self, stream: TextIO):
         self.stream = stream
 
-    def __call__(self, name: str, **facts: Any) -> None:
+    def __call__(self, name: str, **values: Value) -> None:
         print(
-            json.dumps({"event": name, "time": round(time.time(), 3), **facts}), file=self.stream, flush=True
+            json.dumps({"event": name, "time": round(time.time(), 3), **values}), file=self.stream, flush=True
         )
 
 
@@ -69,10 +79,10 @@ class Lines:
         self.meter: Meter = Meter()
         self._last = float("-inf")
 
-    def __call__(self, name: str, **facts: Any) -> None:
-        self.meter(name, **facts)
+    def __call__(self, name: str, **values: Value) -> None:
+        self.meter(name, **values)
         if name in _ALARMS:
-            print(_ALARMS[name].format(**facts), file=self.stream, flush=True)
+            print(_ALARMS[name].format(**values), file=self.stream, flush=True)
         now = time.monotonic()
         if name == "end" or (name in {"start", "shard"} and now - self._last >= self.every):
             self._last = now
@@ -85,22 +95,22 @@ class Bars:
     def __init__(self, stream: TextIO):
         self.stream: TextIO = stream
         self.meter: Meter = Meter()
-        self._bar: Any = None
+        self._bar: tqdm | None = None
 
-    def __call__(self, name: str, **facts: Any) -> None:
+    def __call__(self, name: str, **values: Value) -> None:
         from tqdm import tqdm
 
-        self.meter(name, **facts)
+        self.meter(name, **values)
         if name == "start":
             self._bar = tqdm(
-                total=facts["shards"],
-                initial=facts["done"],
+                total=int(values["shards"]),
+                initial=int(values["done"]),
                 unit="shard",
                 file=self.stream,
                 dynamic_ncols=True,
             )
         if name in _ALARMS:
-            tqdm.write(_ALARMS[name].format(**facts), file=self.stream)
+            tqdm.write(_ALARMS[name].format(**values), file=self.stream)
         if self._bar is None:
             return
         self._bar.set_postfix_str(self.meter.pace(), refresh=False)
@@ -120,15 +130,15 @@ class Meter:
         self.compile_seconds: float = 0.0
         self._begin = time.monotonic()
 
-    def __call__(self, name: str, **facts: Any) -> None:
+    def __call__(self, name: str, **values: Value) -> None:
         if name == "start":
-            self.shards, self.done = int(facts["shards"]), int(facts["done"])
+            self.shards, self.done = int(values["shards"]), int(values["done"])
             self._begin = time.monotonic()
         if name == "shard":
-            self.done = int(facts["done"])
-            self.cells += int(facts["cells"])
+            self.done = int(values["done"])
+            self.cells += int(values["cells"])
             self.ran += 1
-            self.compile_seconds += facts.get("compile_seconds") or 0.0
+            self.compile_seconds += float(values.get("compile_seconds") or 0.0)
 
     def pace(self) -> str:
         """``"12.3 cells/s, compiled 4.5 s"``."""

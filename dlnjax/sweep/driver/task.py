@@ -1,7 +1,6 @@
-"""One shard in whatever process: computed by the devices, then kept in the folder.
+"""One shard in whatever process: computed (:func:`compute`), then kept in the folder (:func:`keep`).
 
-An executor's process does one after the other (:func:`complete`); in the driver's own a shard is kept by a thread
-aside while the devices are at the next one (:func:`keep_aside`).
+Results stay in the folder; what goes back to the driver is a small :class:`Report`.
 """
 
 from __future__ import annotations
@@ -9,83 +8,101 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
 from dlnjax.sweep import store
+from dlnjax.sweep.driver import metadata
 from dlnjax.sweep.store import failures
-from dlnjax.sweep.store.checkpoints import Room
+from dlnjax.sweep.store.checkpoints import Checkpoint
+from dlnjax.sweep.store.protocols import Shard, Sweep
 
-#: (sweep, shard, room) -> the shard's table; must be importable where it runs
-Work = Callable[[Any, Any, Room], pa.Table]
+
+class Work(Protocol):
+    """Computes the table of a shard; must be importable where it runs.
+
+    ``checkpoint`` is the shard's own; ``following`` are the shards to come in this process, as far as they are known.
+    """
+
+    def __call__(
+        self, sweep: Any, shard: Any, checkpoint: Checkpoint, following: Collection[Any], /
+    ) -> pa.Table: ...
+
+
+def process() -> tuple[str, int]:
+    """What distinguishes this process from all others."""
+    return platform.node(), os.getpid()
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a process reports of a shard it has written; the table itself stays in the folder."""
+class Training:
+    """The package's own work: the cells trained on the devices of the process that calls it.
+
+    ``home`` is the user's process, whose JAX is set up by its user; any other is ours to set up.
+    """
+
+    home: tuple[str, int] = field(default_factory=process)
+
+    def __call__(
+        self, sweep: Any, shard: Any, checkpoint: Checkpoint, following: Collection[Any] = ()
+    ) -> pa.Table:
+        if process() != self.home:
+            from dlnjax.sweep.compute import devices
+
+            devices.prepare(sweep.precision)
+        from dlnjax.sweep.compute import execute
+
+        return execute.shard(sweep, shard, checkpoint, following)
+
+
+class Computed(NamedTuple):
+    """A shard's table, not yet written; its checkpoint; seconds that it took."""
+
+    table: pa.Table
+    checkpoint: Checkpoint
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a process reports of a shard it has written.
+
+    Attributes:
+      shard, cells: its name, and how many cells it has; written: False if the file was there already.
+      seconds: spent in the work function.
+      said: what its file says about itself (device, compile_seconds, ...).
+      results: what its cells say of the whole sweep.
+    """
 
     shard: str
     cells: int
     seconds: float
     written: bool
-    facts: Mapping[str, str]
+    said: Mapping[str, str]
+    results: metadata.Results
 
 
-class Computed(NamedTuple):
-    """A shard's table, not yet written; where its checkpoints are; seconds that it took."""
-
-    table: pa.Table
-    room: Room
-    seconds: float
-
-
-def complete(work: Work, sweep: Any, shard: Any, out: Path) -> Done:
-    """Computes a shard and writes it."""
-    return keep(out, shard.name, compute(work, sweep, shard, out))
-
-
-def compute(work: Work, sweep: Any, shard: Any, out: Path) -> Computed:
+def compute(work: Work, sweep: Sweep, shard: Shard, out: Path, following: Collection[Shard] = ()) -> Computed:
     """The shard's table."""
-    begin, room = time.monotonic(), Room(out, shard.name)
-    table = work(sweep, shard, room)
-    return Computed(table, room, time.monotonic() - begin)
+    begin, checkpoint = time.monotonic(), Checkpoint(out, shard.name)
+    table = work(sweep, shard, checkpoint, following)
+    return Computed(table, checkpoint, time.monotonic() - begin)
 
 
-def keep(out: Path, name: str, computed: Computed) -> Done:
+def keep(out: Path, name: str, computed: Computed) -> Report:
     """Writes a shard, and clears what its file makes superfluous."""
     table = computed.table
+    results = metadata.results(table)
     written = store.write(out, name, table)
-    computed.room.clear()
+    computed.checkpoint.clear()
     failures.forget(out, name)
-    facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    return Done(name, len(table), computed.seconds, written, facts)
+    return Report(name, len(table), computed.seconds, written, store.metadata_of(table), results)
 
 
-def keep_aside(out: Path, name: str, computed: Computed) -> Done:
-    """:func:`keep` in a thread that leaves the interpreter to the one with the devices."""
-    return keep(out, name, computed)
-
-
-def execute(sweep: Any, shard: Any, room: Room, following: Collection[Any] = ()) -> pa.Table:
-    """The package's own work: the cells trained on this process's devices."""
-    from dlnjax.sweep.compute import execute
-
-    return execute.shard(sweep, shard, room, following)
-
-
-def execute_elsewhere(home: tuple[str, int], sweep: Any, shard: Any, room: Room) -> pa.Table:
-    """:func:`execute` in a process of its own, whose JAX is ours to set up; in ``home`` it is the user's."""
-    if process() != home:
-        from dlnjax.sweep.compute import devices
-
-        devices.prepare(sweep.precision)
-    return execute(sweep, shard, room)
-
-
-def process() -> tuple[str, int]:
-    """What tells this process from others."""
-    return platform.node(), os.getpid()
+def complete(work: Work, sweep: Sweep, shard: Shard, out: Path) -> Report:
+    """Computes a shard and keeps it."""
+    return keep(out, shard.name, compute(work, sweep, shard, out))

@@ -1,5 +1,27 @@
 """The folder of a sweep: its manifest, one immutable file per shard, leases, checkpoints and failures."""
 
-from dlnjax.sweep.store.shards import SHARDS, counts, done, facts, path, read, read_shard, truncated, write
+from dlnjax.sweep.store.shards import (
+    SHARDS,
+    counts,
+    done,
+    metadata,
+    metadata_of,
+    path,
+    read,
+    read_shard,
+    truncated,
+    write,
+)
 
-__all__ = ["SHARDS", "counts", "done", "facts", "path", "read", "read_shard", "truncated", "write"]
+__all__ = [
+    "SHARDS",
+    "counts",
+    "done",
+    "metadata",
+    "metadata_of",
+    "path",
+    "read",
+    "read_shard",
+    "truncated",
+    "write",
+]

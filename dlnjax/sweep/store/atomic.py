@@ -42,12 +42,12 @@ def publish(path: Path, write: Callable[[Path], None], *, flush: bool = True) ->
         write(temporary)
         if flush:
             _flush(temporary)
-        made = _link(temporary, path)
+        first = _link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     if flush:
         _flush(path.parent)
-    return made
+    return first
 
 
 def replace(path: Path, content: str | bytes) -> None:

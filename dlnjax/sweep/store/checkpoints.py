@@ -1,4 +1,4 @@
-"""Room for a long shard to keep its state between chunks, so that a killed run resumes inside the shard.
+"""Checkpoints: a long shard keeps its state between chunks, so that a killed run resumes inside the shard.
 
 The state is a flat mapping of names to numpy arrays; it is written as ``.npz`` without pickle, replaces
 the one before in one step, and is removed when the shard is in the store. A state that is damaged, or that
@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from dlnjax.sweep.store import atomic, manifest
+from dlnjax.sweep.store import atomic, provenance
 
 FOLDER = "checkpoints"
 _STAMP = "__written_by__"
 
 
-class Room:
-    """Where one shard keeps its state.
+class Checkpoint:
+    """The file in which one shard keeps its state.
 
     Args:
       out: the sweep's folder.
@@ -36,11 +36,11 @@ class Room:
         self.every = every
         self._last = time.monotonic()
 
-    def part(self, first: int, count: int) -> Room:
-        """Room for ``count`` of the shard's cells, from place ``first`` on, where they do not run all at once."""
-        found = Room(self.file.parents[1], f"{self.file.stem}.{first}x{count}", self.every)
-        found._last = self._last
-        return found
+    def part(self, first: int, count: int) -> Checkpoint:
+        """That of ``count`` of the shard's cells, from place ``first`` on, where they do not run all at once."""
+        part = Checkpoint(self.file.parents[1], f"{self.file.stem}.{first}x{count}", self.every)
+        part._last = self._last
+        return part
 
     def due(self) -> bool:
         """Whether enough time has passed since the last write (or the start) for another."""
@@ -54,7 +54,7 @@ class Room:
         """
         self.file.parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
-        arrays: dict[str, Any] = {_STAMP: np.array(_stamp()), **{k: np.asarray(v) for k, v in state.items()}}
+        arrays: dict[str, Any] = {_STAMP: np.array(_stamp()), **state}
         np.savez(content, **arrays)
         atomic.replace(self.file, content.getvalue())
         self._last = time.monotonic()
@@ -62,8 +62,8 @@ class Room:
     def load(self) -> dict[str, np.ndarray] | None:
         """The state kept last, None if there is none that can be used."""
         try:
-            with np.load(io.BytesIO(self.file.read_bytes()), allow_pickle=False) as found:
-                state = {name: found[name] for name in found.files}
+            with np.load(io.BytesIO(self.file.read_bytes()), allow_pickle=False) as file:
+                state = {name: file[name] for name in file.files}
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
             return None
         return state if str(state.pop(_STAMP, "")) == _stamp() else None
@@ -75,4 +75,8 @@ class Room:
 
 
 def _stamp() -> str:
-    return repr(sorted(manifest.versions().items()))
+    return repr(sorted(provenance.versions().items()))
+
+
+#: The name that ``dlnjax.sweep.compute`` uses.
+Room = Checkpoint

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
+from numpy.typing import ArrayLike
 
 from dlnjax._types import Params
 from dlnjax.sweep import store
@@ -39,11 +40,10 @@ def append_params(table: pa.Table, leaves: Sequence[np.ndarray]) -> pa.Table:
         flat = np.ascontiguousarray(leaf[: len(table)]).reshape(len(table), -1)
         column = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
         table = table.append_column(f"{schema.PARAMS}{i}", column)
-    facts = {**(table.schema.metadata or {}), _SHAPES: json.dumps(shapes)}
-    return table.replace_schema_metadata(facts)
+    return table.replace_schema_metadata({**store.metadata_of(table), _SHAPES: json.dumps(shapes)})
 
 
-def append_metrics(table: pa.Table, extra: Mapping[str, Any] | tuple[()]) -> pa.Table:
+def append_metrics(table: pa.Table, extra: Mapping[str, ArrayLike] | tuple[()]) -> pa.Table:
     """A shard's table with its further curves.
 
     Args:
@@ -86,10 +86,10 @@ def params(out: Path | str, cell: Cell | Mapping[str, Any] | str) -> Params:
     name = _shard(Path(out), key)
     if not store.path(out, name).exists():
         raise FileNotFoundError(f"{out}: the cell's shard {name} is not computed yet; run the sweep again")
-    said = store.facts(out, name).get(_SHAPES)
-    if said is None:
+    text = store.metadata(out, name).get(_SHAPES)
+    if text is None:
         raise ValueError(f"{out}: holds no weights; set record.keep_params = true before the first run")
-    shapes = json.loads(said)
+    shapes = json.loads(text)
     columns = [f"{schema.PARAMS}{i}" for i in range(len(shapes))]
     table = store.read_shard(out, name, ["cell", *columns])
     row = table["cell"].to_pylist().index(key)
@@ -99,11 +99,9 @@ def params(out: Path | str, cell: Cell | Mapping[str, Any] | str) -> Params:
 
 
 def _shard(out: Path, key: str) -> str:
-    found = manifest.load(out)
-    if found is None:
-        raise FileNotFoundError(f"{out}: no sweep there (no {manifest.NAME}); dlnjax run makes one")
+    content = manifest.existing(out)
     digits = key[: manifest.DIGITS]
-    for name, keys in manifest.partition(found).items():
+    for name, keys in manifest.partition(content).items():
         if digits in keys:
             return name
-    raise KeyError(f"cell {key} is not one of the {len(found['cells'])} of {out}")
+    raise KeyError(f"cell {key} is not one of the {len(content['cells'])} of {out}")

@@ -24,10 +24,10 @@ def forget(out: Path | str, shard: str) -> None:
 
 def read(out: Path | str) -> dict[str, str]:
     """shard -> reason."""
-    found = {}
+    reasons = {}
     for file in sorted((Path(out) / FOLDER).glob("*.json")):
         try:
-            found[file.stem] = str(json.loads(file.read_text(encoding="utf-8"))["reason"])
+            reasons[file.stem] = str(json.loads(file.read_text(encoding="utf-8"))["reason"])
         except (OSError, ValueError, KeyError, TypeError):
             continue
-    return found
+    return reasons

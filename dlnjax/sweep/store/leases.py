@@ -1,10 +1,10 @@
-"""Who works on what: runners on one folder claim shards, and take over what a dead runner had claimed.
+"""Who works on what: runners on one folder take leases on shards, and take over those of a dead runner.
 
-A claim is a file ``DIR/claims/<shard>.<turn>`` that names its runner, made exclusively; the highest turn
-counts. Whoever finds the claimant dead makes the next turn, which only one can. A runner is dead when its
+A lease is a file ``DIR/claims/<shard>.<turn>`` that names its runner, made exclusively; the highest turn
+counts. Whoever finds the holder dead makes the next turn, which only one can. A runner is dead when its
 process is gone (same machine) or when its heartbeat, a counter in ``DIR/claims/<runner>.beat``, has stood
 still for ``lease`` seconds **on the watcher's own monotonic clock**: no clock is compared with another
-machine's, nor with a file's date, so clocks may jump. Claims only save work; that a cell is stored once
+machine's, nor with a file's date, so clocks may jump. Leases only save work; that a cell is stored once
 rests on the store's links alone.
 """
 
@@ -20,12 +20,13 @@ from pathlib import Path
 
 from dlnjax.sweep.store import atomic
 
+#: Where leases live; the name is that of the first version, and of folders on disk.
 FOLDER = "claims"
-_CLAIM = re.compile(r"([0-9a-f]{16})\.(\d+)")
+_LEASE = re.compile(r"([0-9a-f]{16})\.(\d+)")
 
 
 class Runner:
-    """One process (with its workers) on the folder; a context manager that leaves no claims behind.
+    """One process (with its workers) on the folder; a context manager that leaves no leases behind.
 
     Args:
       out: the sweep's folder.
@@ -56,14 +57,14 @@ class Runner:
             self.release(shard)
         self._beat_file(self.name).unlink(missing_ok=True)
 
-    def claim(self, shard: str) -> bool:
-        """Whether the shard is now this runner's: it was free, or its claimant is dead."""
+    def acquire(self, shard: str) -> bool:
+        """Whether the shard is now this runner's: it was free, or its holder is dead."""
         turn, holder = self._current(shard)
         if holder == self.name:
             return True
         if holder and self.alive(holder):
             return False
-        if not atomic.create(self._claim_file(shard, turn + 1), self.name, flush=False):
+        if not atomic.create(self._lease_file(shard, turn + 1), self.name, flush=False):
             return False
         self._turns[shard] = turn + 1
         return True
@@ -71,7 +72,7 @@ class Runner:
     def release(self, shard: str) -> None:
         """Gives the shard up: it is done, or this runner cannot do it."""
         for turn in range(self._turns.pop(shard, -1), -1, -1):
-            self._claim_file(shard, turn).unlink(missing_ok=True)
+            self._lease_file(shard, turn).unlink(missing_ok=True)
 
     def alive(self, runner: str) -> bool:
         """Whether that runner may still be working; one elsewhere is watched for ``lease`` seconds."""
@@ -93,20 +94,27 @@ class Runner:
         others = (file.stem for file in self.folder.glob("*.beat") if file.stem != self.name)
         return not any(self.alive(other) for other in others)
 
-    def sweep_up(self, done: set[str]) -> None:
-        """Removes what dead runners left: claims on ``done`` shards, and heartbeats."""
-        for match in map(_CLAIM.fullmatch, _names(self.folder)):
+    def drop(self, done: set[str]) -> None:
+        """Removes the leases on ``done`` shards that dead runners left."""
+        for match in map(_LEASE.fullmatch, _names(self.folder)):
             if match and match[1] in done and match[1] not in self._turns:
                 (self.folder / match[0]).unlink(missing_ok=True)
-        for file in self.folder.glob("*.beat"):
-            if file.stem != self.name and not self.alive(file.stem):
-                file.unlink(missing_ok=True)
+
+    def dead(self) -> list[str]:
+        """Other runners that left the folder without a word, as far as can be seen by now."""
+        others = (file.stem for file in self.folder.glob("*.beat") if file.stem != self.name)
+        return [other for other in others if not self.alive(other)]
+
+    def bury(self, runners: list[str]) -> None:
+        """Removes the heartbeats of dead runners: nothing of theirs is left to be done."""
+        for runner in runners:
+            self._beat_file(runner).unlink(missing_ok=True)
 
     def _current(self, shard: str) -> tuple[int, str]:
         """The highest turn and its runner; (-1, "") for a free shard."""
-        turns = [int(m[2]) for m in map(_CLAIM.fullmatch, _names(self.folder)) if m and m[1] == shard]
+        turns = [int(m[2]) for m in map(_LEASE.fullmatch, _names(self.folder)) if m and m[1] == shard]
         turn = max(turns, default=-1)
-        return turn, (_read(self._claim_file(shard, turn)) or "") if turn >= 0 else ""
+        return turn, (_read(self._lease_file(shard, turn)) or "") if turn >= 0 else ""
 
     def _keep_beating(self) -> None:
         count = 0
@@ -124,13 +132,13 @@ class Runner:
     def _beat_file(self, runner: str) -> Path:
         return self.folder / f"{runner}.beat"
 
-    def _claim_file(self, shard: str, turn: int) -> Path:
+    def _lease_file(self, shard: str, turn: int) -> Path:
         return self.folder / f"{shard}.{turn}"
 
 
 def held(out: Path | str) -> set[str]:
-    """Shards that some runner has claimed, dead or alive."""
-    return {m[1] for m in map(_CLAIM.fullmatch, _names(Path(out) / FOLDER)) if m}
+    """Shards that some runner has a lease on, dead or alive."""
+    return {m[1] for m in map(_LEASE.fullmatch, _names(Path(out) / FOLDER)) if m}
 
 
 def runners(out: Path | str) -> list[str]:

@@ -1,8 +1,8 @@
 """What a sweep's folder is to hold: the config, its cells, and their partition into shards, fixed once.
 
-``DIR/manifest.json`` is made by the first run and read by every later one: the partition in it, not the
-planner's mood, says which cells a shard has. Later runs may only add to it: cells with ``--extend``, facts
-(the device, scales) when a shard reports them. ``DIR/config.toml`` is the config in full.
+``DIR/manifest.json`` is made by the first run and read by every later one: the partition in it, not what the
+planner would do today, says which cells a shard has. Later runs may only add to it: cells with ``--extend``,
+metadata (the device, scales) when a shard reports them. ``DIR/config.toml`` is the config in full.
 """
 
 from __future__ import annotations
@@ -10,18 +10,16 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
-from dlnjax.sweep.store import atomic
+from dlnjax.sweep.store import atomic, provenance
+from dlnjax.sweep.store.protocols import Cell, Planner, Shard, Sweep
 
 #: Version of this file's layout.
 MANIFEST_VERSION = 1
@@ -31,10 +29,10 @@ NAME, CONFIG = "manifest.json", "config.toml"
 # A lock file older than this on the waiting process's own clock belongs to a dead process.
 _LOCK_SECONDS = 10.0
 
+#: The content of a manifest: JSON values by key.
+Manifest: TypeAlias = dict[str, Any]
 #: shard -> first digits of its cells' keys, in order
 Partition = dict[str, list[str]]
-#: (sweep, cells) -> the shards of these cells; ``dlnjax.sweep.plan.shards``
-Planner = Callable[[Any, Sequence[Any]], Sequence[Any]]
 
 
 class ConfigChanged(ValueError):
@@ -45,7 +43,14 @@ class ConfigChanged(ValueError):
         self.lines: tuple[str, ...] = tuple(lines)
 
 
-def load(out: Path | str) -> dict[str, Any] | None:
+class Settled(NamedTuple):
+    """The manifest that counts for a folder, and the shards that were planned for it on the way, by name."""
+
+    manifest: Manifest
+    planned: dict[str, Shard]
+
+
+def load(out: Path | str) -> Manifest | None:
     """The folder's manifest, None if it has none.
 
     Raises:
@@ -53,20 +58,28 @@ def load(out: Path | str) -> dict[str, Any] | None:
     """
     file = Path(out) / NAME
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        newer = found["manifest_version"] > MANIFEST_VERSION
+        content = json.loads(file.read_text(encoding="utf-8"))
+        newer = content["manifest_version"] > MANIFEST_VERSION
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file}: not a manifest of dlnjax ({type(error).__name__}: {error})") from None
-    if "campaign" in found:
+    if "campaign" in content:
         what = "its results are summary.csv, claims.csv and figures; a sweep needs another folder"
-        raise ValueError(f"{file}: the folder holds the campaign {found['campaign']!r}: {what}")
+        raise ValueError(f"{file}: the folder holds the campaign {content['campaign']!r}: {what}")
     if newer:
         raise ValueError(
-            f"{file}: version {found['manifest_version']}; this dlnjax reads up to {MANIFEST_VERSION}"
+            f"{file}: version {content['manifest_version']}; this dlnjax reads up to {MANIFEST_VERSION}"
         )
-    return found
+    return content
+
+
+def existing(out: Path | str) -> Manifest:
+    """:func:`load` of a folder that must have one; raises FileNotFoundError."""
+    content = load(out)
+    if content is None:
+        raise FileNotFoundError(f"{out}: no sweep there (no {NAME}); dlnjax run makes one")
+    return content
 
 
 def cells(out: Path | str) -> list[str]:
@@ -74,42 +87,45 @@ def cells(out: Path | str) -> list[str]:
     return (load(out) or {"cells": []})["cells"]
 
 
-def partition(found: Mapping[str, Any]) -> Partition:
+def partition(manifest: Manifest) -> Partition:
     """The partition that a loaded manifest fixes."""
-    keys = found["cells"]
-    return {name: [keys[place] for place in places] for name, places in found["partition"].items()}
+    keys = manifest["cells"]
+    return {name: [keys[place] for place in places] for name, places in manifest["partition"].items()}
 
 
-def generations(found: Mapping[str, Any]) -> list[list[str]]:
-    """The cells of the first run and of each extension: planned together, they give the same shards again."""
-    ends = [entry["cells"] for entry in found["history"]]
-    return [found["cells"][start:end] for start, end in pairwise([0, *ends])]
+def generations(manifest: Manifest) -> list[range]:
+    """Places of the cells of the first run and of each extension: planned together, they give their shards again."""
+    ends = [entry["cells"] for entry in manifest["history"]]
+    return [range(start, end) for start, end in pairwise([0, *ends])]
 
 
-def keyed_cells(sweep: Any) -> dict[str, Any]:
+def keyed_cells(sweep: Sweep) -> dict[str, Cell]:
     """First digits of the key -> cell, in grid order."""
     return {sweep.key(cell)[:DIGITS]: cell for cell in sweep.cells()}
 
 
 def settle(
     out: Path | str,
-    sweep: Any,
-    shards: Planner,
+    sweep: Sweep,
+    planner: Planner,
     *,
     extend: bool = False,
     vacant: bool = False,
-    facts: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Makes the folder's manifest, or holds this config against it; returns the manifest that counts.
+    metadata: Mapping[str, Any] | None = None,
+) -> Settled:
+    """Makes the folder's manifest, or compares this config with it.
 
     Args:
       out: the sweep's folder; made if absent.
-      sweep: has ``hash()``, ``to_toml()``, ``cells()`` and ``key(cell)``.
-      shards: the planner; shards have ``name`` and ``cells``.
+      sweep: the config to run.
+      planner: asked where cells are new to the folder.
       extend: let a config with more cells add them.
       vacant: the folder holds no shard and nobody works on it, so that an old manifest (one kept under
         version control, say) binds nobody: it is replaced.
-      facts: what else to write at the top level of a new manifest (JSON values).
+      metadata: what else to write at the top level of a new manifest (JSON values).
+
+    Returns:
+      The manifest that counts, and the shards that were planned for it.
 
     Raises:
       ConfigChanged: another config, and ``extend`` is off or the config drops cells of the folder.
@@ -117,33 +133,62 @@ def settle(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    found = load(out)
-    if found is None or vacant:
-        content = _dump(_new(sweep, shards, facts or {}))
-        if found is None:
+    planned: Sequence[Shard] = ()
+    current = load(out)
+    if current is None or vacant:
+        planned = planner(sweep, list(sweep.cells()))
+        content = _dump(_new(sweep, planned, metadata or {}))
+        if current is None:
             atomic.create(out / NAME, content)
         else:
             atomic.replace(out / NAME, content)
-        found = _present(out)  # another runner may have been first: its word counts
-    if found["config_hash"] != sweep.hash():
-        found = _changed(out, sweep, shards, extend)
+        current = _present(out)  # another runner may have been first: its word counts
+    if current["config_hash"] != sweep.hash():
+        current, planned = _changed(out, sweep, planner, extend)
     _keep_config(out, sweep)
-    return found
+    return Settled(current, {shard.name: shard for shard in planned})
 
 
-def annotate(out: Path | str, facts: Mapping[str, Any]) -> None:
-    """Adds facts to the manifest; a key that is there keeps its value, a list gains what it lacks."""
+def unfinished(settled: Settled, sweep: Sweep, planner: Planner, done: set[str]) -> dict[str, Shard]:
+    """The shards that are not ``done``, as the manifest fixed them, whatever the planner would do today.
+
+    Raises:
+      ValueError: the planner no longer makes them.
+    """
+    manifest, planned = settled.manifest, dict(settled.planned)
+    missing = [name for name in manifest["partition"] if name not in done]
+    unplanned = {
+        manifest["partition"][name][0] for name in missing if name not in planned
+    }  # their first cells
+    cells = keyed_cells(sweep) if unplanned else {}
+    for places in generations(manifest):
+        if not unplanned.isdisjoint(places):
+            shards = planner(sweep, [cells[manifest["cells"][place]] for place in places])
+            planned |= {shard.name: shard for shard in shards}
+    unknown = [name for name in missing if name not in planned]
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} shards of the manifest ({unknown[0]}, ...) are planned differently by this "
+            f"version; finish the sweep with dlnjax {manifest['versions']['dlnjax']}, or use another --out"
+        )
+    return {name: planned[name] for name in missing}
+
+
+def annotate(out: Path | str, metadata: Mapping[str, Any]) -> None:
+    """Adds metadata to the manifest; a value that is there stays, a list or table gains what it lacks."""
     with _locked(Path(out)):
-        found = load(out)
-        if found is None:
+        content = load(out)
+        if content is None:
             return
-        for key, value in facts.items():
+        for key, value in metadata.items():
             if isinstance(value, list):
-                old = found.get(key, [])
-                found[key] = old + [item for item in value if item not in old]
+                old = content.get(key, [])
+                content[key] = old + [item for item in value if item not in old]
+            elif isinstance(value, dict) and isinstance(content.get(key, {}), dict):
+                content[key] = {**value, **content.get(key, {})}
             else:
-                found.setdefault(key, value)
-        atomic.replace(Path(out) / NAME, _dump(found))
+                content.setdefault(key, value)
+        atomic.replace(Path(out) / NAME, _dump(content))
 
 
 def difference(old: str, new: str) -> list[str]:
@@ -154,22 +199,14 @@ def difference(old: str, new: str) -> list[str]:
     return [f"  {key}: {before.get(key, absent)} -> {after.get(key, absent)}" for key in keys]
 
 
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on, read without importing any of it."""
-    return {
-        "python": platform.python_version(),
-        **{name: _version(name) for name in ("dlnjax", "jax", "jaxlib")},
-    }
-
-
-def _present(out: Path) -> dict[str, Any]:
-    found = load(out)
-    if found is None:
+def _present(out: Path) -> Manifest:
+    content = load(out)
+    if content is None:
         raise FileNotFoundError(f"{out / NAME} is gone; was the folder removed during the run?")
-    return found
+    return content
 
 
-def _changed(out: Path, sweep: Any, shards: Planner, extend: bool) -> dict[str, Any]:
+def _changed(out: Path, sweep: Sweep, planner: Planner, extend: bool) -> tuple[Manifest, Sequence[Shard]]:
     """Refuses another config, or adds its new cells in shards of their own; old shards stay as they are."""
     before = (out / CONFIG).read_text(encoding="utf-8") if (out / CONFIG).exists() else ""
     lines = difference(before, sweep.to_toml())
@@ -178,8 +215,8 @@ def _changed(out: Path, sweep: Any, shards: Planner, extend: bool) -> dict[str, 
             f"{out} holds the results of another config; use another --out, or --extend to add cells:", lines
         )
     with _locked(out):
-        found = _present(out)
-        known = set(found["cells"])
+        content = _present(out)
+        known = set(content["cells"])
         keyed = keyed_cells(sweep)
         lost = len(known - keyed.keys())
         if lost:
@@ -188,47 +225,50 @@ def _changed(out: Path, sweep: Any, shards: Planner, extend: bool) -> dict[str, 
                 f"{len(known)} in the folder; use another --out:",
                 lines,
             )
-        _add(found, sweep, shards(sweep, [cell for key, cell in keyed.items() if key not in known]))
-        atomic.replace(out / NAME, _dump(found))
-    return found
+        shards = planner(sweep, [cell for key, cell in keyed.items() if key not in known])
+        _add(content, sweep, shards)
+        atomic.replace(out / NAME, _dump(content))
+    return content, shards
 
 
-def _add(found: dict[str, Any], sweep: Any, shards: Sequence[Any]) -> None:
+def _add(content: Manifest, sweep: Sweep, shards: Sequence[Shard]) -> None:
     """Appends the cells of ``shards`` and the shards, and makes ``sweep`` the folder's config."""
     members = {shard.name: [sweep.key(cell)[:DIGITS] for cell in shard.cells] for shard in shards}
     added = [key for keys in members.values() for key in keys]
-    if len(set(added)) != len(added):
-        raise ValueError("the planner put a cell into two shards; every cell belongs to one")
     fresh = set(added)
-    found["cells"] += [key for key in keyed_cells(sweep) if key in fresh]
-    place = {key: i for i, key in enumerate(found["cells"])}
-    found["partition"].update({name: [place[key] for key in keys] for name, keys in members.items()})
-    found["config_hash"] = sweep.hash()
-    found["num_cells"], found["num_shards"] = len(found["cells"]), len(found["partition"])
-    found["history"].append({"config_hash": sweep.hash(), "cells": len(found["cells"]), "date": today()})
+    if len(fresh) != len(added):
+        raise ValueError("the planner put a cell into two shards; every cell belongs to one")
+    content["cells"] += [key for key in keyed_cells(sweep) if key in fresh]
+    place = {key: i for i, key in enumerate(content["cells"])}
+    content["partition"].update({name: [place[key] for key in keys] for name, keys in members.items()})
+    content["config_hash"] = sweep.hash()
+    content["num_cells"], content["num_shards"] = len(content["cells"]), len(content["partition"])
+    content["history"].append(
+        {"config_hash": sweep.hash(), "cells": len(content["cells"]), "date": provenance.today()}
+    )
 
 
-def _new(sweep: Any, shards: Planner, facts: Mapping[str, Any]) -> dict[str, Any]:
-    found = {
+def _new(sweep: Sweep, shards: Sequence[Shard], metadata: Mapping[str, Any]) -> Manifest:
+    content = {
         "manifest_version": MANIFEST_VERSION,
-        "study": getattr(sweep, "study", ""),
+        "study": sweep.study,
         "config_hash": "",
-        "precision": getattr(sweep, "precision", ""),
-        "versions": versions(),
+        "precision": sweep.precision,
+        "versions": provenance.versions(),
         "machine": platform.machine(),
-        "git_commit": commit(),
-        **facts,
+        "git_commit": provenance.commit(),
+        **metadata,
         "num_cells": 0,
         "num_shards": 0,
         "history": [],
         "cells": [],
         "partition": {},
     }
-    _add(found, sweep, shards(sweep, list(sweep.cells())))
-    return found
+    _add(content, sweep, shards)
+    return content
 
 
-def _keep_config(out: Path, sweep: Any) -> None:
+def _keep_config(out: Path, sweep: Sweep) -> None:
     """Writes the config that the manifest names, where a killed runner did not get to it."""
     text = sweep.to_toml()
     file = out / CONFIG
@@ -236,13 +276,13 @@ def _keep_config(out: Path, sweep: Any) -> None:
         atomic.replace(file, text)
 
 
-def _dump(found: dict[str, Any]) -> str:
+def _dump(content: Manifest) -> str:
     """JSON with a line a key and a line a shard, so that a difference between two manifests can be read."""
     lines = [
-        f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in found.items() if key != "partition"
+        f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in content.items() if key != "partition"
     ]
     shards = ",\n".join(
-        f"    {json.dumps(name)}: {json.dumps(at)}" for name, at in found["partition"].items()
+        f"    {json.dumps(name)}: {json.dumps(at)}" for name, at in content["partition"].items()
     )
     return "\n".join(["{", *lines, '  "partition": {', shards, "  }", "}", ""])
 
@@ -257,36 +297,6 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(inner, f"{prefix}.{i}")
     else:
         yield prefix, value
-
-
-def commit() -> str | None:
-    """The commit of the checkout this package runs from, with ``+`` when it has changes; None outside one."""
-    here = Path(__file__).resolve().parents[2]
-    if not (here / ".git").exists():
-        return None
-    try:
-        commit = _git(here, "rev-parse", "HEAD")
-        return commit + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-
-@cache
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def today() -> str:
-    """The date, in UTC."""
-    return time.strftime("%Y-%m-%d", time.gmtime())
 
 
 @contextmanager

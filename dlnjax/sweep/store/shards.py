@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dlnjax.sweep.store import atomic, manifest, schema
+from dlnjax.sweep.store import atomic, manifest, provenance, schema
 
 #: Folder of the shards inside a sweep's folder.
 SHARDS = "shards"
@@ -59,8 +59,8 @@ def write(out: Path | str, name: str, shard: pa.Table) -> bool:
     """
     final = path(out, name)
     final.parent.mkdir(parents=True, exist_ok=True)
-    facts = {**_versions(), _COUNTS: _counts(shard), _DIGEST: _digest(shard)}
-    whole = shard.replace_schema_metadata({**_said(shard), **facts})
+    added = {**_versions(), _COUNTS: _counts(shard), _DIGEST: _digest(shard)}
+    whole = shard.replace_schema_metadata({**metadata_of(shard), **added})
     return atomic.publish(final, lambda temporary: _write(whole, temporary))
 
 
@@ -116,13 +116,13 @@ def read_shard(out: Path | str, name: str, columns: Sequence[str] | None = None)
         raise
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ValueError(_DAMAGED.format(file, _first_line(error))) from None
-    said = (shard.schema.metadata or {}).get(_DIGEST.encode())
-    if columns is None and said is not None and said.decode() != _digest(shard):
+    digest = metadata_of(shard).get(_DIGEST)
+    if columns is None and digest not in (None, _digest(shard)):
         raise ValueError(_DAMAGED.format(file, "its values are not those that were written"))
     return schema.upgrade(shard, file, names)
 
 
-def facts(out: Path | str, name: str) -> dict[str, str]:
+def metadata(out: Path | str, name: str) -> dict[str, str]:
     """What a shard's file says about itself: versions, device, seconds; reads no rows."""
     raw = pq.read_schema(path(out, name)).metadata or {}
     return {key.decode(): value.decode() for key, value in raw.items() if not key.startswith(b"ARROW")}
@@ -131,21 +131,21 @@ def facts(out: Path | str, name: str) -> dict[str, str]:
 def counts(out: Path | str, name: str) -> dict[str, int] | None:
     """Cells of a shard by status, from the last bytes of its file, parsing nothing: some 20 us a file.
 
-    None where they are not found so: a damaged file, or one of a version that did not write them.
+    None where they do not stand there: a damaged file, or one of a version that did not write them.
     """
     with path(out, name).open("rb") as handle:
         handle.seek(max(0, handle.seek(0, 2) - _END))
         end = handle.read()
-    found = _COUNTED.search(end) if end[-4:] == _MAGIC else None
-    if found is None:
+    match = _COUNTED.search(end) if end[-4:] == _MAGIC else None
+    if match is None:
         return None
-    pairs = (entry.split("=") for entry in found[1].decode().split(";") if entry)
+    pairs = (entry.split("=") for entry in match[1].decode().split(";") if entry)
     return {status: int(number) for status, number in pairs}
 
 
 def _counts(shard: pa.Table) -> str:
-    found = Counter(shard["status"].to_pylist())
-    return "<" + "".join(f"{status}={number};" for status, number in sorted(found.items())) + ">"
+    counts = Counter(shard["status"].to_pylist())
+    return "<" + "".join(f"{status}={number};" for status, number in sorted(counts.items())) + ">"
 
 
 def _write(shard: pa.Table, file: Path) -> None:
@@ -171,28 +171,29 @@ def _without_weights(shard: pa.Table) -> pa.Table:
 def _versions() -> dict[str, str]:
     return {
         "schema_version": str(schema.SCHEMA_VERSION),
-        **{f"{k}_version": v for k, v in manifest.versions().items()},
+        **{f"{k}_version": v for k, v in provenance.versions().items()},
     }
 
 
-def _said(shard: pa.Table) -> dict[str, str]:
+def metadata_of(shard: pa.Table) -> dict[str, str]:
+    """What a shard's table says about itself, in memory: device, seconds, and once read all of :func:`metadata`."""
     return {key.decode(): value.decode() for key, value in (shard.schema.metadata or {}).items()}
 
 
 def _digest(shard: pa.Table) -> str:
     """Hash of names and values, whatever the buffers behind them look like."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, column in zip(shard.column_names, shard.columns, strict=True):
         whole = column.combine_chunks()
-        found.update(f"{name} {len(whole)}\n".encode())
-        found.update(whole.is_null().to_numpy(zero_copy_only=False).tobytes())
+        digest.update(f"{name} {len(whole)}\n".encode())
+        digest.update(whole.is_null().to_numpy(zero_copy_only=False).tobytes())
         if pa.types.is_fixed_size_list(whole.type):
             whole = whole.flatten()
         if pa.types.is_string(whole.type):
-            found.update("\0".join(whole.fill_null("").to_pylist()).encode())
+            digest.update("\0".join(whole.fill_null("").to_pylist()).encode())
         else:
-            found.update(whole.fill_null(0).to_numpy(zero_copy_only=False).tobytes())
-    return found.hexdigest()
+            digest.update(whole.fill_null(0).to_numpy(zero_copy_only=False).tobytes())
+    return digest.hexdigest()
 
 
 def _ordered(whole: pa.Table, out: Path | str) -> pa.Table:

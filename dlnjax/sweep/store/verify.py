@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +22,7 @@ STATUSES = ("converged", "out_of_steps", "diverged", "failed")
 
 @dataclass
 class Verdict:
-    """What :func:`verify` found.
+    """What :func:`verify` has seen.
 
     Attributes:
       shards, done, cells: shards the folder is to hold, sound ones it holds, and cells in those.
@@ -56,7 +55,7 @@ class Status:
     Attributes:
       shards, done: shards the folder is to hold, and holds.
       cells: cells it is to hold; by_status: how many of the done ones ended how.
-      running: shards claimed by living runners; runners: those.
+      running: shards that living runners have a lease on; runners: those.
       failed: shard -> why it could not be computed the last time.
     """
 
@@ -73,8 +72,8 @@ class Status:
         counts = ", ".join(f"{n} {name}" for name, n in self.by_status.items() if n) or "none"
         now = f"; {self.running} running at {self.runners} runners" if self.runners else ""
         head = f"{self.done} of {self.shards} shards complete{now}"
-        told = sum(self.by_status.values())
-        return [head, f"{told} of {self.cells} cells: {counts}"] + [
+        counted = sum(self.by_status.values())
+        return [head, f"{counted} of {self.cells} cells: {counts}"] + [
             f"shard {name} failed: {reason}" for name, reason in self.failed.items()
         ]
 
@@ -87,15 +86,15 @@ def verify(out: Path | str) -> Verdict:
     """
     out = Path(out)
     verdict = Verdict()
-    found = _manifest(out)
-    partition = manifest.partition(found)
+    content = manifest.existing(out)
+    partition = manifest.partition(content)
     verdict.shards = len(partition)
     verdict.leftovers = [str(path.relative_to(out)) for path in _leftovers(out, partition)]
     if not (out / manifest.CONFIG).exists():
         verdict.damage.append(f"{out / manifest.CONFIG}: missing; the next run of the same command writes it")
-    verdict.damage += _partition_errors(out, found)
+    verdict.damage += _partition_errors(out, content)
     seen: Counter[str] = Counter()
-    kinds: set[Any] = set()
+    kinds: set[pa.DataType] = set()
     for name in sorted(store.done(out)):
         try:
             shard = store.read_shard(out, name)
@@ -121,29 +120,22 @@ def status(out: Path | str) -> Status:
     Raises:
       FileNotFoundError: no sweep there.
     """
-    found = _manifest(Path(out))
-    done = store.done(out) & found["partition"].keys()
+    content = manifest.existing(out)
+    done = store.done(out) & content["partition"].keys()
     counts: Counter[str] = Counter()
     for name in done:
         counts.update(store.counts(out, name) or _statuses(store.path(out, name)))
     watch = leases.Runner(out)
     runners = [runner for runner in leases.runners(out) if watch.alive(runner)]
     return Status(
-        shards=len(found["partition"]),
+        shards=len(content["partition"]),
         done=len(done),
-        cells=len(found["cells"]),
+        cells=len(content["cells"]),
         by_status={name: counts[name] for name in (*STATUSES, "unreadable")},
         running=len(leases.held(out) - done) if runners else 0,
         runners=len(runners),
         failed={name: why for name, why in failures.read(out).items() if name not in done},
     )
-
-
-def _manifest(out: Path) -> dict[str, Any]:
-    found = manifest.load(out)
-    if found is None:
-        raise FileNotFoundError(f"{out}: no sweep there (no {manifest.NAME}); dlnjax run makes one")
-    return found
 
 
 def _statuses(file: Path) -> list[str]:
@@ -154,19 +146,19 @@ def _statuses(file: Path) -> list[str]:
         return ["unreadable"]
 
 
-def _partition_errors(out: Path, found: dict[str, Any]) -> Iterator[str]:
+def _partition_errors(out: Path, content: manifest.Manifest) -> Iterator[str]:
     """Every cell of the manifest in exactly one shard."""
-    places = Counter(place for at in found["partition"].values() for place in at)
-    wrong = [key for i, key in enumerate(found["cells"]) if places.pop(i, 0) != 1]
+    places = Counter(place for at in content["partition"].values() for place in at)
+    wrong = [key for i, key in enumerate(content["cells"]) if places.pop(i, 0) != 1]
     if wrong or places:
         yield f"{out / manifest.NAME}: {len(wrong) + len(places)} cells are not in exactly one shard"
-    if len(set(found["cells"])) != len(found["cells"]):
+    if len(set(content["cells"])) != len(content["cells"]):
         yield f"{out / manifest.NAME}: a cell is named twice"
 
 
 def _shard_errors(out: Path, name: str, shard: pa.Table, keys: list[str] | None) -> Iterator[str]:
     cells = shard["cell"].to_pylist() if "cell" in shard.column_names else []
-    numbers = store.facts(out, name).get("numbers", "")
+    numbers = store.metadata(out, name).get("numbers", "")
     if keys is None:
         yield "no shard of the manifest"
     elif [key[: manifest.DIGITS] for key in cells] != keys:
@@ -183,11 +175,11 @@ def _shard_errors(out: Path, name: str, shard: pa.Table, keys: list[str] | None)
 
 
 def _leftovers(out: Path, partition: manifest.Partition) -> list[Path]:
-    """Temporary and damaged files, claims and heartbeats of the dead, checkpoints of shards that are done."""
+    """Temporary and damaged files, leases and heartbeats of the dead, checkpoints of shards that are done."""
     done = store.done(out)
-    found = set(atomic.leftovers(out)) | set((out / store.SHARDS).glob("*.damaged"))
-    found |= {path for path in (out / "checkpoints").glob("*.npz") if path.stem in done}
+    files = set(atomic.leftovers(out)) | set((out / store.SHARDS).glob("*.damaged"))
+    files |= {path for path in (out / "checkpoints").glob("*.npz") if path.stem in done}
     watch = leases.Runner(out)
-    found |= {watch.folder / f"{name}.beat" for name in leases.runners(out) if not watch.alive(name)}
-    found |= {path for path in watch.folder.glob("*.[0-9]*") if path.name.split(".")[0] in done}
-    return sorted(found)
+    files |= {watch.folder / f"{name}.beat" for name in leases.runners(out) if not watch.alive(name)}
+    files |= {path for path in watch.folder.glob("*.[0-9]*") if path.name.split(".")[0] in done}
+    return sorted(files)

@@ -1,4 +1,4 @@
-"""Threads beside the devices' one: it gets the interpreter at once while they work, and all is as before afterwards."""
+"""Files are written beside the devices' thread, and nothing is lost when the run is interrupted or the disk full."""
 
 import errno
 import sys
@@ -8,14 +8,22 @@ import pytest
 import standin
 
 from dlnjax.sweep import store
+from dlnjax.sweep.driver import places, task
 from dlnjax.sweep.driver import run as driver
-from dlnjax.sweep.driver import task
 
 
-def test_the_interpreters_switch_interval_stays_as_it_is(tmp_path):
-    before = sys.getswitchinterval()
-    assert driver.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work).complete
-    assert sys.getswitchinterval() == before
+def test_shards_are_written_by_a_thread_of_their_own(tmp_path, monkeypatch):
+    kept, interval, threads = task.keep, sys.getswitchinterval(), []
+
+    def keep(*arguments):
+        threads.append((threading.current_thread().name.rsplit("_", 1)[0], sys.getswitchinterval()))
+        return kept(*arguments)
+
+    monkeypatch.setattr(task, "keep", keep)
+    outcome = driver.run(standin.Sweep(), tmp_path, planner=standin.planner, work=standin.work)
+    assert outcome.complete
+    assert threads == [("dlnjax-write", interval)] * outcome.ran
+    assert outcome.ran > 1
 
 
 def test_a_file_is_written_while_the_next_shard_is_computed(tmp_path, monkeypatch):
@@ -25,11 +33,11 @@ def test_a_file_is_written_while_the_next_shard_is_computed(tmp_path, monkeypatc
         assert second.wait(30), "the next shard waits for this one's file"
         return kept(*arguments)
 
-    def work(sweep, shard, room):
+    def work(sweep, shard, checkpoint, following):
         computed.append(shard.name)
         if len(computed) == 2:
             second.set()
-        return standin.work(sweep, shard, room)
+        return standin.work(sweep, shard, checkpoint)
 
     monkeypatch.setattr(task, "keep", patient)
     outcome = driver.run(standin.Sweep(), tmp_path, planner=standin.planner, work=work)
@@ -39,13 +47,13 @@ def test_a_file_is_written_while_the_next_shard_is_computed(tmp_path, monkeypatc
 
 def test_a_long_shard_is_told_of_before_the_next_one_begins(tmp_path, monkeypatch):
     """Where shards take minutes, what is done shows at once, and a disk that is full costs no further shard."""
-    monkeypatch.setattr(driver, "_LONG", 0.0)
-    monkeypatch.setattr(driver, "_SOON", 1e6)
+    monkeypatch.setattr(places, "_LONG", 0.0)
+    monkeypatch.setattr(places, "_SOON", 1e6)
     happened = []
 
-    def work(sweep, shard, room):
+    def work(sweep, shard, checkpoint, following):
         happened.append(("computed", shard.name))
-        return standin.work(sweep, shard, room)
+        return standin.work(sweep, shard, checkpoint)
 
     def listen(name, **facts):
         if name == "shard":
@@ -75,12 +83,12 @@ def test_an_interrupt_waits_for_the_file_at_hand_and_gives_the_claims_back(tmp_p
         interrupted.wait(30)
         return kept(*arguments)
 
-    def work(sweep, shard, room):
+    def work(sweep, shard, checkpoint, following):
         computed.append(shard.name)
         if len(computed) == 2:
             interrupted.set()
             raise KeyboardInterrupt
-        return standin.work(sweep, shard, room)
+        return standin.work(sweep, shard, checkpoint)
 
     monkeypatch.setattr(task, "keep", late)
     with pytest.raises(KeyboardInterrupt):

@@ -71,9 +71,12 @@ def test_no_plan_is_made_twice_in_a_row(tmp_path):
     assert run().ran == 3
     assert asked == [6]  # for the manifest and to begin
     assert run(depths=(2, 4, 8), extend=True).ran == 2
-    assert asked == [3, 6, 3]  # the new cells for the manifest, then either generation
+    assert asked == [3]  # the new cells alone: the others are done
     next((tmp_path / "shards").glob("*.parquet")).unlink()
     assert run(depths=(2, 4, 8)).ran == 1
+    assert asked in ([6], [3])  # the generation that lacks a shard
+    assert run(depths=(2, 4, 8)).ran == 0
+    assert asked == []
     assert store.read(tmp_path).equals(standin.reference(standin.Sweep(depths=(2, 4, 8))))
 
 
@@ -218,29 +221,29 @@ def test_a_silent_runner_elsewhere_is_given_its_lease(tmp_path, monkeypatch):
         there = here.folder / "feedfeedfeed.beat"
         there.write_text("elsewhere\n1 2\n0")
         (here.folder / f"{'0' * 16}.0").write_text("feedfeedfeed")
-        assert not here.claim("0" * 16)
+        assert not here.acquire("0" * 16)
         clock[0] += 29
-        assert not here.claim("0" * 16)
+        assert not here.acquire("0" * 16)
         there.write_text("elsewhere\n1 2\n1")  # it beats: the lease starts anew
         clock[0] += 29
-        assert not here.claim("0" * 16)
+        assert not here.acquire("0" * 16)
         clock[0] += 31
-        assert here.claim("0" * 16)
-        assert here.claim("0" * 16)
+        assert here.acquire("0" * 16)
+        assert here.acquire("0" * 16)
 
 
 @pytest.mark.parametrize("jump", [-1e9, 1e9])
 def test_clock_jumps_change_nothing(tmp_path, monkeypatch, jump):
     """Wall clock and file dates far off in either direction: a live claim stays, a dead one is taken."""
     with leases.Runner(tmp_path) as one, leases.Runner(tmp_path) as two:
-        assert one.claim("a" * 16)
+        assert one.acquire("a" * 16)
         monkeypatch.setattr(time, "time", lambda: 1.7e9 + jump)
         for file in one.folder.iterdir():
             os.utime(file, (1.7e9 + jump, 1.7e9 + jump))
-        assert not two.claim("a" * 16)
+        assert not two.acquire("a" * 16)
         (one.folder / f"{'b' * 16}.0").write_text("gone")
         os.utime(one.folder / f"{'b' * 16}.0", (1.7e9 + jump, 1.7e9 + jump))
-        assert two.claim("b" * 16)
+        assert two.acquire("b" * 16)
 
 
 def test_only_one_of_many_takes_over(tmp_path):
@@ -250,7 +253,7 @@ def test_only_one_of_many_takes_over(tmp_path):
     for runner in runners:
         runner.__enter__()
     with ThreadPoolExecutor(8) as pool:
-        won = list(pool.map(lambda r: r.claim("c" * 16), runners))
+        won = list(pool.map(lambda r: r.acquire("c" * 16), runners))
     for runner in runners:
         runner.__exit__()
     assert sum(won) == 1
@@ -268,11 +271,11 @@ def test_a_truncated_file_is_set_aside_and_computed_again(tmp_path):
     assert store.read(tmp_path).equals(standin.reference(sweep))
 
 
-def full_disk(sweep, shard, room):
+def full_disk(sweep, shard, checkpoint, following):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def missing_file(sweep, shard, room):
+def missing_file(sweep, shard, checkpoint, following):
     raise FileNotFoundError(errno.ENOENT, "no such file", "data.npz")
 
 
@@ -289,11 +292,11 @@ def test_checkpoint_is_gone_when_the_shard_is_stored(tmp_path):
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
-def keeping(sweep, shard, room):
-    assert room.load() is None
-    assert not room.due()
-    room.save({"x": np.zeros(3)})
-    return standin.work(sweep, shard, room)
+def keeping(sweep, shard, checkpoint, following):
+    assert checkpoint.load() is None
+    assert not checkpoint.due()
+    checkpoint.save({"x": np.zeros(3)})
+    return standin.work(sweep, shard, checkpoint)
 
 
 def test_progress_speaks_as_asked(tmp_path):
@@ -331,9 +334,9 @@ def test_resume_of_a_large_folder_reads_no_table_of_a_finished_shard(tmp_path, m
         )
     before = {}  # files parsed when a shard's work began
 
-    def work(sweep, shard, room):
+    def work(sweep, shard, checkpoint, following):
         before[shard.name] = len(parsed)
-        return standin.work(sweep, shard, room)
+        return standin.work(sweep, shard, checkpoint)
 
     assert run(sweep, tmp_path, work=work).ran == 1
     assert before == {shards[-1].name: 0}

@@ -14,7 +14,7 @@ import pytest
 import standin
 
 from dlnjax.sweep import store
-from dlnjax.sweep.store import atomic, checkpoints, extra_columns, manifest, schema
+from dlnjax.sweep.store import atomic, checkpoints, extra_columns, manifest, provenance, schema
 
 #: Coordinates that the first version did not have.
 LATER = ["momentum", "activation", "free", "loss", "profile", "batch_size", "label_noise"]
@@ -53,7 +53,7 @@ def test_a_shard_is_written_once(tmp_path, sweep):
 
 def test_file_says_versions_and_device(tmp_path, sweep):
     shard = _fill(tmp_path, sweep)[0]
-    facts = store.facts(tmp_path, shard.name)
+    facts = store.metadata(tmp_path, shard.name)
     assert facts["schema_version"] == str(schema.SCHEMA_VERSION)
     assert facts["device"] == "stand-in"
     assert {"jax_version", "python_version", "dlnjax_version"} <= facts.keys()
@@ -195,14 +195,14 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, sweep):
 
 
 def test_manifest_fixes_the_partition(tmp_path, sweep):
-    found = manifest.settle(tmp_path, sweep, standin.planner, facts={"scales": [1.0]})
+    found = manifest.settle(tmp_path, sweep, standin.planner, metadata={"scales": [1.0]}).manifest
     assert json.loads((tmp_path / "manifest.json").read_text()) == found
     assert (tmp_path / "config.toml").read_text() == sweep.to_toml()
     assert found["num_cells"] == 6
     assert found["scales"] == [1.0]
     assert [len(places) for places in found["partition"].values()] == [2, 2, 2]
     other = standin.more(sweep, size=3)  # another planner's mood
-    assert manifest.settle(tmp_path, sweep, lambda s, c: standin.planner(other, c)) == found
+    assert manifest.settle(tmp_path, sweep, lambda s, c: standin.planner(other, c)).manifest == found
 
 
 def test_changed_config_is_refused_with_the_difference(tmp_path, sweep):
@@ -217,21 +217,22 @@ def test_changed_config_is_refused_with_the_difference(tmp_path, sweep):
 
 
 def test_extend_adds_and_keeps_what_was(tmp_path, sweep):
-    old = manifest.settle(tmp_path, sweep, standin.planner)
+    old = manifest.settle(tmp_path, sweep, standin.planner).manifest
     larger = standin.more(sweep, depths=(2, 3, 4), seeds=4)
-    new = manifest.settle(tmp_path, larger, standin.planner, extend=True)
+    new = manifest.settle(tmp_path, larger, standin.planner, extend=True).manifest
     assert new["cells"][:6] == old["cells"]
     assert {name: new["partition"][name] for name in old["partition"]} == old["partition"]
     assert new["num_cells"] == 12
     assert sorted(place for places in new["partition"].values() for place in places) == list(range(12))
-    assert [len(keys) for keys in manifest.generations(new)] == [6, 6]
-    assert manifest.settle(tmp_path, larger, standin.planner) == new
+    assert manifest.generations(new) == [range(6), range(6, 12)]
+    assert manifest.settle(tmp_path, larger, standin.planner) == (new, {})
 
 
 def test_manifest_of_an_empty_folder_binds_nobody(tmp_path, sweep):
     manifest.settle(tmp_path, sweep, standin.planner)
     other = standin.more(sweep, step=0.2)
-    assert manifest.settle(tmp_path, other, standin.planner, vacant=True)["config_hash"] == other.hash()
+    settled = manifest.settle(tmp_path, other, standin.planner, vacant=True)
+    assert settled.manifest["config_hash"] == other.hash()
 
 
 def test_annotate_adds_and_never_changes(tmp_path, sweep):
@@ -249,29 +250,29 @@ def test_a_foreign_manifest_is_named(tmp_path):
 
 
 def test_checkpoint_round_trip_and_damage(tmp_path):
-    room = checkpoints.Room(tmp_path, "0" * 16)
-    assert room.load() is None
+    checkpoint = checkpoints.Checkpoint(tmp_path, "0" * 16)
+    assert checkpoint.load() is None
     state = {"chunk": np.array(3), "params": np.linspace(0, 1, 7)}
-    room.save(state)
-    room.save({**state, "chunk": np.array(4)})
-    found = room.load()
+    checkpoint.save(state)
+    checkpoint.save({**state, "chunk": np.array(4)})
+    found = checkpoint.load()
     assert found["chunk"] == 4
     np.testing.assert_array_equal(found["params"], state["params"])
-    room.file.write_bytes(room.file.read_bytes()[:-30])
-    assert room.load() is None
-    room.clear()
-    assert not room.file.exists()
+    checkpoint.file.write_bytes(checkpoint.file.read_bytes()[:-30])
+    assert checkpoint.load() is None
+    checkpoint.clear()
+    assert not checkpoint.file.exists()
 
 
 def test_checkpoint_of_other_versions_counts_as_absent(tmp_path, monkeypatch):
-    room = checkpoints.Room(tmp_path, "0" * 16)
-    room.save({"a": np.zeros(2)})
-    monkeypatch.setattr(manifest, "versions", lambda: {"jax": "99"})
-    assert room.load() is None
+    checkpoint = checkpoints.Checkpoint(tmp_path, "0" * 16)
+    checkpoint.save({"a": np.zeros(2)})
+    monkeypatch.setattr(provenance, "versions", lambda: {"jax": "99"})
+    assert checkpoint.load() is None
 
 
 def test_checkpoint_refuses_pickles(tmp_path):
-    room = checkpoints.Room(tmp_path, "0" * 16)
-    room.file.parent.mkdir()
-    np.savez(room.file, a=np.array([{}], dtype=object))
-    assert room.load() is None
+    checkpoint = checkpoints.Checkpoint(tmp_path, "0" * 16)
+    checkpoint.file.parent.mkdir()
+    np.savez(checkpoint.file, a=np.array([{}], dtype=object))
+    assert checkpoint.load() is None

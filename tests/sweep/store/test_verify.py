@@ -88,7 +88,7 @@ def test_status_counts_cells_runners_and_failures(tmp_path):
     sweep = standin.Sweep(trouble="raise")
     driver.run(sweep, tmp_path, planner=standin.planner, work=standin.work)
     with leases.Runner(tmp_path) as runner:
-        runner.claim("f" * 16)
+        runner.acquire("f" * 16)
         found = verify.status(tmp_path)
     assert (found.done, found.shards, found.running, found.runners) == (2, 3, 1, 1)
     lines = found.lines()
