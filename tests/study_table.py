@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from dlnjax.sweep import plan, store
+from dlnjax.sweep.config import loading
 from dlnjax.sweep.store import schema
 
 RECORDS = 128
@@ -23,6 +24,16 @@ def modes_curve(factors, amplitudes, num_steps, *, floor=1e-15, seed=0, records=
     noise = np.random.default_rng(seed).standard_normal((len(factors), records + 1))
     modes = np.asarray(amplitudes)[:, None] * np.asarray(factors, float)[:, None] ** steps
     return steps.astype(float), np.linalg.norm(modes + floor * noise, axis=0)
+
+
+def config(**keys):
+    """A config of the reference case as TOML."""
+    given = {
+        "study": "synthetic", "kind": "teacher", "input_dim": 8, "output_dim": 8,
+        "singular_values": [1.0, 0.8, 0.6, 0.4], "step_rule": "fixed", "step": 0.01, "engine": "layers",
+        "start": "near", "depth": 2, "width": 4, "seed": 0,
+    }  # fmt: skip
+    return loading.grid(**{**given, **keys}).to_toml()
 
 
 def reference(rule, amount, depth, seed=0, engine="layers", **changes):

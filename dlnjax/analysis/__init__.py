@@ -7,16 +7,15 @@ verdicts, ``figures`` the plots, ``report`` the page.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from dlnjax.analysis.tables import Row
+    from dlnjax.sweep.config.sweep import Problem, Sweep
 
 __all__ = ["Written", "write"]
-
-
-#: Classes, and so outputs, of the problems that are data sets.
-_CLASSES = {"digits": 10, "mnist": 10}
 
 
 class Written(NamedTuple):
@@ -31,7 +30,7 @@ class Written(NamedTuple):
     text: str
 
 
-def write(out: Path | str, rows: list[dict[str, Any]] | None = None) -> Written:
+def write(out: Path | str, rows: list[Row] | None = None, sweep: Sweep | None = None) -> Written:
     """Write summary.csv, edge.csv, claims.csv and figures/ into a sweep's folder; say what they show.
 
     Files are the same, byte for byte, whenever the results are. A file that has nothing to show is
@@ -39,49 +38,65 @@ def write(out: Path | str, rows: list[dict[str, Any]] | None = None) -> Written:
 
     Args:
       out: the folder given to ``dlnjax run``.
-      rows: of ``measured(out)``, where the caller has them already.
+      rows, sweep: of ``measured(out)`` and ``config(out)``, where the caller has them already.
 
     Raises:
       FileNotFoundError: there are no results in ``out``.
+      SpecError: its config.toml is not that of a sweep.
       ImportError: pyarrow or matplotlib is absent; install ``dlnjax[study]``.
     """
     from dlnjax.analysis import claims, tables, text
 
     out = Path(out)
-    rows = measured(out) if rows is None else rows
-    chosen = config(out)
-    found, outside = claims.check(rows, chosen.get("claims", claims.GENERAL))
+    sweep = sweep or config(out)
+    rows = measured(out, sweep) if rows is None else rows
+    checked, outside = claims.check(rows, sweep.claims if sweep else claims.GENERAL)
     plain, edge = tables.split(rows)
     files = {
         "summary.csv": tables.to_csv(plain) if plain else None,
         "edge.csv": tables.to_csv(edge) if edge else None,
-        "claims.csv": tables.to_csv(claims.to_rows(found), claims.Claim._fields) if found else None,
+        "claims.csv": tables.to_csv(claims.to_rows(checked), claims.Claim._fields) if checked else None,
     }
     paths = [path for name, content in files.items() if (path := _keep(out / name, content))]
-    paths += _figures(out / "figures", rows, chosen.get("figures"))
+    paths += _figures(out / "figures", rows, sweep.figures if sweep else None)
     listed = "\n".join(["Files", *(f"  {path}" for path in paths)])
-    return Written(paths, "\n\n".join([text.compose(rows, found, outside), listed]))
+    return Written(paths, "\n\n".join([text.compose(rows, checked, outside), listed]))
 
 
-def measured(out: Path | str) -> list[dict[str, Any]]:
-    """``tables.measure`` of a folder, with the tolerance and the output dimension of its config."""
+def measured(out: Path | str, sweep: Sweep | None = None) -> list[Row]:
+    """``tables.measure`` of a folder, with the tolerance and the output dimension of its config.
+
+    Args:
+      out: the folder given to ``dlnjax run``.
+      sweep: of ``config(out)``, where the caller has it already.
+    """
     try:
         from dlnjax.sweep import store
     except ImportError as error:
         raise ImportError('pyarrow is not installed; pip install "dlnjax[study]"') from error
     from dlnjax.analysis import tables
 
-    settings = config(out)
-    tolerance = settings.get("record", {}).get("tolerance", 1e-8)
-    problem = settings.get("problem", {})
-    outputs = problem.get("output_dim", _CLASSES.get(problem.get("kind")))
-    return tables.measure(store.read(out), tolerance, outputs)
+    sweep = sweep or config(out)
+    if sweep is None:
+        return tables.measure(store.read(out))
+    return tables.measure(store.read(out), sweep.record.tolerance, _outputs(sweep.problem))
 
 
-def config(out: Path | str) -> dict[str, Any]:
-    """The folder's config.toml as a dictionary; empty if it has none."""
+def config(out: Path | str) -> Sweep | None:
+    """The sweep of the folder's config.toml (its data are not opened); None without that file.
+
+    Raises:
+      SpecError: the file is not a sweep's config.
+    """
+    from dlnjax.sweep.config import loading
+
     path = Path(out) / "config.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return loading.load(path, check_data=False) if path.exists() else None
+
+
+def _outputs(problem: Problem) -> int | None:
+    """Outputs of the networks of a problem; of a data set its ten classes, of a user's own data unknown."""
+    return 10 if problem.kind in ("digits", "mnist") else problem.output_dim
 
 
 def _keep(path: Path, content: str | None) -> Path | None:
@@ -93,7 +108,7 @@ def _keep(path: Path, content: str | None) -> Path | None:
     return path
 
 
-def _figures(folder: Path, rows: list[dict[str, Any]], names: Sequence[str] | None) -> list[Path]:
+def _figures(folder: Path, rows: list[Row], names: Sequence[str] | None) -> list[Path]:
     """The figures that a study names, or the general ones; one with nothing to show is left out."""
     try:
         from dlnjax.analysis import figures

@@ -6,7 +6,7 @@ Reads ``summary.csv`` and ``manifest.json`` only; needs no JAX.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,14 @@ def write(out: Path | str) -> Written:
       FileNotFoundError: there are no results in ``out``.
       ImportError: matplotlib is absent; install ``dlnjax[study]``.
     """
-    from dlnjax.campaigns import figures as figures
+    from dlnjax.campaigns import figures
 
     out = Path(out)
-    rows, found = read(out)
-    claims = check(rows, found)
+    rows, manifest = read(out)
+    claims = check(rows, manifest)
     path = out / "claims.csv"
     path.write_text(tables.to_csv(to_rows(claims), Claim._fields), encoding="utf-8", newline="\n")
-    paths = [out / "summary.csv", path, *figures.write(out / "figures", found["campaign"], rows)]
+    paths = [out / "summary.csv", path, *figures.write(out / "figures", manifest["campaign"], rows)]
     listed = "\n".join(["Files", *(f"  {p}" for p in paths)])
     return Written(paths, "\n\n".join([text.render(text.claims_table(claims)), _answer(claims), listed]))
 
@@ -47,16 +47,16 @@ def write(out: Path | str) -> Written:
 def read(out: Path | str) -> tuple[list[Row], dict[str, Any]]:
     """``(rows of summary.csv, manifest)``; numbers are numbers, empty fields None."""
     out = Path(out)
-    found = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    return tables.read_csv(out / "summary.csv"), found
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    return tables.read_csv(out / "summary.csv"), manifest
 
 
-def check(rows: Sequence[Row], found: dict[str, Any]) -> list[Claim]:
+def check(rows: Sequence[Row], manifest: Mapping[str, Any]) -> list[Claim]:
     """A claim for every part, that nothing was violated, and what else the rows of a campaign support."""
     claims = []
-    for part, facts in found["parts"].items():
+    for part, finding in manifest["parts"].items():
         here = [row for row in rows if row["part"] == part]
-        claims.append(_violations(facts["statement"], here))
+        claims.append(_violations(finding["statement"], here))
         claims += _MORE[part](here) if part in _MORE else []
     return claims
 
@@ -70,7 +70,7 @@ def _answer(claims: Sequence[Claim]) -> str:
     )
 
 
-def _made(kind: str, claim: str, expected: str, measured: str, holds: bool, cells: int) -> Claim:
+def _claim(kind: str, claim: str, expected: str, measured: str, holds: bool, cells: int) -> Claim:
     return Claim(kind, claim, expected, measured, "holds" if holds else "fails", cells)
 
 
@@ -79,16 +79,16 @@ def _violations(statement: str, rows: list[Row]) -> Claim:
     ratios = [row["ratio"] for row in rows if row["ratio"] is not None]
     tightest = f", tightest ratio {max(ratios):.6g}" if ratios else ""
     measured = f"{bad} in {checks} checks{tightest}"
-    return _made("violations", statement, "0 violations", measured, bad == 0 and bool(rows), len(rows))
+    return _claim("violations", statement, "0 violations", measured, bad == 0 and bool(rows), len(rows))
 
 
 def _guarantee(rows: list[Row]) -> list[Claim]:
     above = max(row["predicted_factor"] - row["guaranteed_factor"] for row in rows)
     share = min((1 - row["worst_factor"]) / (1 - row["guaranteed_factor"]) for row in rows)
     return [
-        _made("guarantee", "the guaranteed factor is never below the predicted one", "predicted <= guaranteed",
+        _claim("guarantee", "the guaranteed factor is never below the predicted one", "predicted <= guaranteed",
               f"predicted - guaranteed at most {above:.3e}", above <= 0, len(rows)),
-        _made("guarantee", "how far the guarantee is from the slowest step seen", ">= 1 times faster",
+        _claim("guarantee", "how far the guarantee is from the slowest step seen", ">= 1 times faster",
               f"at least {share:.4g} times", share >= 1, len(rows)),
     ]  # fmt: skip
 
@@ -115,7 +115,7 @@ def _agreement(name: str, rows: list[Row]) -> Claim:
     settled = [row for row in rows if row["difference"] is not None]
     worst = max((row["difference"] for row in settled), default=float("nan"))
     measured = f"at most {worst:.1e} over {len(settled)} settled of {len(rows)} runs"
-    return _made("predicted", f"measured = predicted: {name}", "<= 1e-6", measured, worst <= 1e-6, len(rows))
+    return _claim("predicted", f"measured = predicted: {name}", "<= 1e-6", measured, worst <= 1e-6, len(rows))
 
 
 def _rules(rows: list[Row]) -> list[Claim]:
@@ -125,19 +125,19 @@ def _rules(rows: list[Row]) -> list[Claim]:
         middle = shares[len(shares) // 2]
         measured = f"between {shares[0]:.2e} and {shares[-1]:.2e} of the edge, median {middle:.2e}"
         claims.append(
-            _made(
+            _claim(
                 "edge", f"the {rule} step is below the true edge", "< 1", measured, shares[-1] < 1, len(rows)
             )
         )
         worst = max(row[f"{rule}_imbalance"] for row in rows)
-        claims.append(_made("drift", f"the imbalance stays below delta under the {rule} rule", "<= 1",
+        claims.append(_claim("drift", f"the imbalance stays below delta under the {rule} rule", "<= 1",
                             f"at most {worst:.6f} delta", worst <= 1, len(rows)))  # fmt: skip
     wider = sorted(row["derived_step"] / row["published_step"] for row in rows)
     measured = f"{wider[0]:.3g} to {wider[-1]:.3g} times, median {wider[len(wider) // 2]:.3g}"
-    claims.append(_made("edge", "the derived rule allows a larger step than the published one", "> 1", measured,
+    claims.append(_claim("edge", "the derived rule allows a larger step than the published one", "> 1", measured,
                         wider[0] > 1, len(rows)))  # fmt: skip
     drift = max(row["drift_error"] for row in rows)
-    claims.append(_made("drift", "the drift of balancedness is its exact expression", "<= 1e-13", f"{drift:.1e}",
+    claims.append(_claim("drift", "the drift of balancedness is its exact expression", "<= 1e-13", f"{drift:.1e}",
                         drift <= 1e-13, len(rows)))  # fmt: skip
     return claims
 
@@ -147,7 +147,7 @@ def _ranks(rows: list[Row]) -> list[Claim]:
     for depth in sorted({row["depth"] for row in rows}):
         here = [row["rank"] for row in rows if row["depth"] == depth]
         if depth == 2:
-            claims.append(_made("rank", "two layers reach the global minimum", "every start",
+            claims.append(_claim("rank", "two layers reach the global minimum", "every start",
                                 f"{here.count(3)} of {len(here)}", here.count(3) == len(here), len(here)))  # fmt: skip
         else:
             claims += [_reached(depth, [row for row in rows if row["depth"] == depth])]
@@ -165,7 +165,7 @@ def _reached(depth: int, rows: list[Row]) -> Claim:
         means.append(sum(k for k in here if k >= 0))
     off = sum(row["violations"] for row in rows)
     name = f"{depth} layers stand still only at the best product of some rank, and leave low ranks in time"
-    return _made(
+    return _claim(
         "rank", name, "none elsewhere", "; ".join(shown), off == 0 and means[1] >= means[0], len(rows)
     )
 
@@ -175,7 +175,7 @@ def _stall(rows: list[Row]) -> list[Claim]:
     worst = max(abs(row["final_loss"] - 0.5) for row in quiet)
     shown = f"|loss - 1/2| at most {worst:.1e}"
     return [
-        _made(
+        _claim(
             "rank",
             "W_j(0) = I/2 towards diag(2, -1) tends to diag(2, 0)",
             "loss 1/2",
@@ -192,10 +192,10 @@ def _flow(rows: list[Row]) -> list[Claim]:
     holds = max(abs(s - 1) for s in slopes) <= _SLOPE
     gap = max(row["flows_differ"] for row in rows)
     return [
-        _made(
+        _claim(
             "slope", "descent's gap to the flow falls like its step", "slope 1", measured, holds, len(rows)
         ),
-        _made(
+        _claim(
             "flow",
             "the layers' and the product's flow are one",
             "<= 4e-8",
@@ -210,9 +210,9 @@ def _modes(rows: list[Row]) -> list[Claim]:
     error = max(row["flow_error"] for row in rows)
     times = max(abs(row["half_time"] / row["predicted_half_time"] - 1) for row in rows)
     return [
-        _made("modes", "the layers' flow follows the exact mode", "<= 1e-7 s", f"{error:.1e} s",
+        _claim("modes", "the layers' flow follows the exact mode", "<= 1e-7 s", f"{error:.1e} s",
               error <= 1e-7, len(rows)),
-        _made("modes", "descent learns a mode at the predicted time", "within 1%", f"{100 * times:.2f}%",
+        _claim("modes", "descent learns a mode at the predicted time", "within 1%", f"{100 * times:.2f}%",
               times <= 0.01, len(rows)),
     ]  # fmt: skip
 
@@ -220,13 +220,13 @@ def _modes(rows: list[Row]) -> list[Claim]:
 def _kernel(rows: list[Row]) -> list[Claim]:
     claims = []
     worst = max(row["condition"] - 1 for row in rows if row["init"] == "orthogonal")
-    claims.append(_made("kernel", "orthogonal layers: condition of the tangent kernel", "1", f"1 + {worst:.1e}",
+    claims.append(_claim("kernel", "orthogonal layers: condition of the tangent kernel", "1", f"1 + {worst:.1e}",
                         worst < 1e-12, len(rows)))  # fmt: skip
     for depth in sorted({row["depth"] for row in rows}):
-        found = [row["condition"] for row in rows if row["init"] == "gaussian" and row["depth"] == depth]
-        if found:
-            claims.append(_made("kernel", f"Gaussian layers, N = {depth}: condition of the tangent kernel", "> 100",
-                                f"{min(found):.1e} to {max(found):.1e}", min(found) > 100, len(found)))  # fmt: skip
+        values = [row["condition"] for row in rows if row["init"] == "gaussian" and row["depth"] == depth]
+        if values:
+            claims.append(_claim("kernel", f"Gaussian layers, N = {depth}: condition of the tangent kernel", "> 100",
+                                f"{min(values):.1e} to {max(values):.1e}", min(values) > 100, len(values)))  # fmt: skip
     return claims
 
 
@@ -238,7 +238,7 @@ def _search(rows: list[Row]) -> list[Claim]:
         measured = f"chain {missed['chain']}, identity {missed['identity']} of {len(here)}"
         name = f"noise {noise:g}: the chain start misses no more often than the identity"
         claims.append(
-            _made(
+            _claim(
                 "gauge", name, "chain <= identity", measured, missed["chain"] <= missed["identity"], len(here)
             )
         )
@@ -246,18 +246,18 @@ def _search(rows: list[Row]) -> list[Claim]:
 
 
 def _commutes(rows: list[Row]) -> list[Claim]:
-    found = [row["deviation"] for row in rows if row["retraction"] == "qr"]
-    if not found:
+    deviations = [row["deviation"] for row in rows if row["retraction"] == "qr"]
+    if not deviations:
         return []
-    measured = f"deviates by {min(found):.1e} to {max(found):.1e}"
+    measured = f"deviates by {min(deviations):.1e} to {max(deviations):.1e}"
     return [
-        _made(
+        _claim(
             "gauge",
             "QR steps do not commute with the gauge",
             "> 1e-6",
             measured,
-            max(found) > 1e-6,
-            len(found),
+            max(deviations) > 1e-6,
+            len(deviations),
         )
     ]
 
@@ -276,12 +276,12 @@ def _momentum(rows: list[Row]) -> list[Claim]:
         slope = float(np.polyfit(depths, np.log([1 - row[column] for row in deep]), 1)[0])
         expected = f"{wanted:g} +- {_EXPONENT:g}"
         holds = abs(slope - wanted) <= _EXPONENT
-        claims.append(_made("slope", f"{what}, N = 256..{max(r['depth'] for r in deep)}", expected, f"{slope:.4f}",
+        claims.append(_claim("slope", f"{what}, N = 256..{max(r['depth'] for r in deep)}", expected, f"{slope:.4f}",
                             holds, len(deep)))  # fmt: skip
     inside = sum(row["measured_low"] <= row["predicted_factor"] <= row["measured_high"] for row in deep)
     worst = max(row["difference"] / (1 - row["predicted_factor"]) for row in deep)
     shown = f"within {worst:.1e} (1 - factor); the interval holds the prediction in {inside}"
-    claims.append(_made("predicted", "measured = predicted, N = 256 and more", "within 1e-4 (1 - factor)", shown,
+    claims.append(_claim("predicted", "measured = predicted, N = 256 and more", "within 1e-4 (1 - factor)", shown,
                         worst <= 1e-4, len(deep)))  # fmt: skip
     return claims
 

@@ -1,6 +1,6 @@
 """The figures of campaigns: what was promised beside what many random instances did.
 
-Rows are those of ``analysis.campaigns.read``, one an instance.
+Rows are those of ``campaigns.claims.read``, one an instance.
 """
 
 from __future__ import annotations

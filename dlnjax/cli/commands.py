@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import pkgutil
 import re
 import shlex
 import sys
@@ -13,10 +12,12 @@ from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dlnjax.sweep.config.loading import Document, Sweep
+    from dlnjax.sweep.driver.progress import Progress, Value
+    from dlnjax.sweep.driver.run import Outcome
 
 
 def new(args: argparse.Namespace) -> int:
@@ -70,10 +71,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _campaign(document: Document, args: argparse.Namespace) -> int:
     """Run a campaign, keep its rows, claims and figure; 1 if a statement was violated."""
-    from dlnjax.campaigns import config as campaigns
+    from dlnjax.campaigns import config
+    from dlnjax.campaigns.run import run as run_campaign
     from dlnjax.sweep.compute import devices
 
-    campaign = campaigns.load(document, args.set)
+    campaign = config.load(document, args.set)
     out = args.out or Path("results") / campaign.study
     for name in ("workers", "dask", "slurm", "hosts", "extend", "json_events"):
         if getattr(args, name):
@@ -89,21 +91,21 @@ def _campaign(document: Document, args: argparse.Namespace) -> int:
     if campaign.campaign in ("flow_limit", "modes"):
         _need("diffrax")
     devices.prepare(campaign.precision, cpu_devices=1)
-    listen = None if args.quiet else lambda found: print(found, end="\n\n", flush=True)
-    found = campaigns.run(campaign, out, listen)
+    listen = None if args.quiet else lambda finding: print(finding, end="\n\n", flush=True)
+    findings = run_campaign(campaign, out, listen)
     written = import_module("dlnjax.campaigns.claims").write(out)
     if not args.quiet:
         print(written.text)
-    return int(any(finding.violations for finding in found))
+    return int(any(finding.violations for finding in findings))
 
 
 def status(args: argparse.Namespace) -> int:
     """How far a sweep is; 1 if cells or shards of it failed."""
     from dlnjax.sweep.store import verify as checks
 
-    found = checks.status(args.out)
-    print(f"{args.out}: " + "\n  ".join(found.lines()))
-    return int(bool(found.failed) or found.by_status.get("failed", 0) > 0)
+    state = checks.status(args.out)
+    print(f"{args.out}: " + "\n  ".join(state.lines()))
+    return int(bool(state.failed) or state.by_status.get("failed", 0) > 0)
 
 
 def verify(args: argparse.Namespace) -> int:
@@ -141,7 +143,9 @@ def export(args: argparse.Namespace) -> int:
 
 def bench(args: argparse.Namespace) -> int:
     """Hand the arguments to ``dlnjax.bench.<name>.main``."""
-    names = benchmarks()
+    from dlnjax.cli import benchmarks
+
+    names = benchmarks.names()
     if args.benchmark is None or args.benchmark not in names:
         known = ", ".join(names) or "none in this version"
         wanted = f"{args.benchmark!r} is not a benchmark; " if args.benchmark else "name a benchmark; "
@@ -165,13 +169,13 @@ def completion(args: argparse.Namespace) -> int:
 
 
 def reproduce(args: argparse.Namespace) -> int:
-    """Committed studies again, held against what is committed; 1 if a number moved."""
+    """Committed studies again, compared with what is committed; 1 if a number moved."""
     _need("pyarrow", "tqdm", "matplotlib")
     return import_module("dlnjax.cli.reproduce").reproduce(args)
 
 
-def _compute(sweep: Sweep, out: Path, args: argparse.Namespace) -> Any:
-    """Run the cells that ``out`` lacks, with the engine that the options name; ``drive.Outcome``."""
+def _compute(sweep: Sweep, out: Path, args: argparse.Namespace) -> Outcome:
+    """Run the cells that ``out`` lacks, with the executor that the options name."""
     from dlnjax.sweep.compute import devices
     from dlnjax.sweep.driver import executors, launch
     from dlnjax.sweep.driver.run import run as run_sweep
@@ -206,19 +210,19 @@ def _submit(out: Path, args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _listeners(args: argparse.Namespace) -> Iterator[Callable[..., None]]:
+def _listeners(args: argparse.Namespace) -> Iterator[Progress]:
     """Progress on standard error, and events to a file where one is named."""
     from dlnjax.sweep.driver import progress
 
     with ExitStack() as stack:
-        told: list[Any] = [progress.choose("quiet" if args.quiet else "auto")]
+        listeners = [progress.choose("quiet" if args.quiet else "auto")]
         if args.json_events:
             sink = stack.enter_context(open(args.json_events, "a", encoding="utf-8"))
-            told.append(progress.choose("json", sink))
+            listeners.append(progress.choose("json", sink))
 
-        def listen(name: str, **facts: Any) -> None:
-            for one in told:
-                one(name, **facts)
+        def listen(name: str, **values: Value) -> None:
+            for listener in listeners:
+                listener(name, **values)
 
         yield listen
 
@@ -244,15 +248,6 @@ def _need(*modules: str) -> None:
     for module in modules:
         if find_spec(module) is None:
             raise ModuleNotFoundError(f"{module} is not installed", name=module)
-
-
-def benchmarks() -> list[str]:
-    """The names that ``dlnjax bench`` knows."""
-    found = find_spec("dlnjax.bench")
-    folders = found.submodule_search_locations if found else None
-    return (
-        sorted(m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_")) if folders else []
-    )
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from dlnjax.cli import parser
+from dlnjax.cli import benchmarks, parser
 from dlnjax.sweep.config import options
 
 _BASH = """_dlnjax() {
@@ -71,12 +71,12 @@ def answers(words: Sequence[str]) -> list[str]:
     main = parser.build()
     commands = parser.commands(main)
     if not before:
-        found = [*commands, *_options(main)] if current.startswith("-") else list(commands)
+        choices = [*commands, *_options(main)] if current.startswith("-") else list(commands)
     elif before[0] in commands:
-        found = _arguments(commands[before[0]], before, current)
+        choices = _arguments(commands[before[0]], before, current)
     else:
-        found = []
-    return [word for word in found if word.startswith(current)]
+        choices = []
+    return [word for word in choices if word.startswith(current)]
 
 
 def _arguments(command: argparse.ArgumentParser, before: list[str], current: str) -> list[str]:
@@ -92,9 +92,7 @@ def _arguments(command: argparse.ArgumentParser, before: list[str], current: str
     if asked and asked == before[-1] and _takes(command, asked):
         return _values(command, asked)
     if before == ["bench"]:
-        from dlnjax.cli.commands import benchmarks
-
-        return benchmarks()
+        return benchmarks.names()
     return [str(choice) for action in command._get_positional_actions() for choice in action.choices or ()]
 
 

@@ -47,7 +47,7 @@ def test_mistakes_in_words_are_told():
 
 def test_a_folder_is_held_against_its_own_claims(tmp_path):
     out = st.write(tmp_path, st.study(depths=(2, 8), seeds=(0,)))
-    (out / "config.toml").write_text('study = "s"\nclaims = ["flat"]\nfigures = ["error_curves"]\n')
+    (out / "config.toml").write_text(st.config(claims=["flat"], figures=["error_curves"]))
     names = [path.name for path in analysis.write(out).paths]
     assert names == ["summary.csv", "edge.csv", "claims.csv", "error_curves.png", "error_curves.svg"]
     assert len((out / "claims.csv").read_text().splitlines()) == 3

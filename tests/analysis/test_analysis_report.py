@@ -10,7 +10,7 @@ import study_table as st
 from dlnjax.analysis import figures, report
 from dlnjax.analysis.report import page as layout
 
-CONFIG = 'study = "depth_rate"\nquestion = "Is 1 < 2 & <b>so</b> on?"\n[record]\ntolerance = 1e-8\n'
+CONFIG = st.config(study="depth_rate", question="Is 1 < 2 & <b>so</b> on?")
 
 
 class Page(HTMLParser):

@@ -206,7 +206,7 @@ def test_no_results(tmp_path):
 
 def test_tolerance_of_the_config(tmp_path):
     st.write(tmp_path, [st.reference("fixed", 0.01, 2)])
-    (tmp_path / "config.toml").write_text("[record]\ntolerance = 1e-4\n")
+    (tmp_path / "config.toml").write_text(st.config(tolerance=1e-4, depth_of_fit=1e-4))
     assert analysis.measured(tmp_path)[0]["predicted_iterations"] == 5752
 
 

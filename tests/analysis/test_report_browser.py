@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("results") / "depth_rate"
     cells = [*st.study(depths=(2, 32), seeds=(0,)), st.reference("fixed", 0.01, 64, status="out_of_steps")]
     st.write(out, cells)
-    (out / "config.toml").write_text('study = "depth_rate"\nquestion = "Does depth matter?"\n')
+    (out / "config.toml").write_text(st.config(study="depth_rate", question="Does depth matter?"))
     return out
 
 

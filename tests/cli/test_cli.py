@@ -17,7 +17,7 @@ import pytest
 from cli_cases import RAW, call, written
 
 from dlnjax import cli
-from dlnjax.cli import commands, doctor, extras, parser, template
+from dlnjax.cli import benchmarks, commands, doctor, extras, parser, template
 from dlnjax.sweep.compute import cost, devices
 from dlnjax.sweep.config import loading, options
 
@@ -77,9 +77,9 @@ def test_wrong_command_lines(argv, told):
 
 def test_benchmarks_are_what_can_be_run():
     """No module that only serves others, and every name has an entry of its own."""
-    assert commands.benchmarks() == ["cells", "methods", "optim", "sweep"]
+    assert benchmarks.names() == ["cells", "methods", "optim", "sweep"]
     folder = Path(commands.__file__).parents[1] / "bench"
-    assert all("\ndef main(" in (folder / f"{name}.py").read_text() for name in commands.benchmarks())
+    assert all("\ndef main(" in (folder / f"{name}.py").read_text() for name in benchmarks.names())
 
 
 def test_one_kind_of_quotes_in_what_to_install():
@@ -148,7 +148,7 @@ def test_examples_of_the_help_are_understood():
 
 def test_help_of_bench_lists_the_benchmarks():
     names = re.findall(r"^  (\w+) +\w+ \w+", call("bench", "--help")[1].partition("benchmarks:")[2], re.M)
-    assert names == commands.benchmarks()
+    assert names == benchmarks.names()
 
 
 def test_help_names_every_command_and_exit_code():

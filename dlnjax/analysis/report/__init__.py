@@ -137,14 +137,14 @@ def write(out: Path | str, format: str = "html", *, interactive: bool | None = N
 def gather(out: Path | str, *, interactive: bool = False) -> Report:
     """Everything a report says, from the folder ``out``; also writes its tables and figures there."""
     out = Path(out)
-    rows = analysis.measured(out)
-    analysis.write(out, rows)
-    config = analysis.config(out)
-    found, outside = claims.check(rows, config.get("claims", claims.GENERAL))
-    study = str(config.get("study") or rows[0]["study"])
+    sweep = analysis.config(out)
+    rows = analysis.measured(out, sweep)
+    analysis.write(out, rows, sweep)
+    found, outside = claims.check(rows, sweep.claims if sweep else claims.GENERAL)
+    study = str(sweep.study if sweep else rows[0]["study"])
     return Report(
         title=study.replace("_", " "),
-        question=str(config.get("question", "")),
+        question=sweep.question if sweep else "",
         answer=text.answer(found).removeprefix("Answer: "),
         claims=text.claims_table(found),
         tables=text.measured_tables(rows),

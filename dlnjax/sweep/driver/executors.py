@@ -16,7 +16,20 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from multiprocessing.context import SpawnProcess
+from typing import Any, NamedTuple, TypeAlias
+
+
+class _Call(NamedTuple):
+    """A task as it goes through a worker's pipe."""
+
+    function: Callable[..., object]
+    arguments: tuple[object, ...]
+    named: Mapping[str, object]
+
+
+#: ("result", value), ("error", exception) or ("died", why)
+_Answer: TypeAlias = tuple[str, Any]
 
 
 class WorkerDied(RuntimeError):
@@ -31,7 +44,7 @@ class Workers(Executor):
 
     Args:
       slots: number of processes, at least 1.
-      timeout: seconds after which a task's process is killed; None waits for ever.
+      timeout: seconds after which a task's process is killed; None waits as long as it takes.
       environment: variables set in each process before anything is imported there; by default the cores
         are shared out (``JAX_NUM_CPU_DEVICES``), unless the user has set that.
     """
@@ -44,9 +57,9 @@ class Workers(Executor):
         self.slots: int = slots
         self.timeout: float | None = timeout
         self.environment: dict[str, str] = _share(slots) if environment is None else dict(environment)
-        self._tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[tuple[Future[Any], _Call] | None] = queue.SimpleQueue()
         self._closing = threading.Event()
-        self._processes: dict[int, Any] = {}
+        self._processes: dict[int, SpawnProcess] = {}
         self._threads = [threading.Thread(target=self._feed, args=(i,), daemon=True) for i in range(slots)]
         for thread in self._threads:
             thread.start()
@@ -54,7 +67,7 @@ class Workers(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Runs ``fn(*args, **kwargs)`` in a worker; ``fn`` must be importable there."""
         future: Future[Any] = Future()
-        self._tasks.put((future, (fn, args, kwargs)))
+        self._tasks.put((future, _Call(fn, args, kwargs)))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -69,13 +82,14 @@ class Workers(Executor):
             for thread in self._threads:
                 thread.join()
 
-    def __exit__(self, kind: Any, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Waits for the tasks at hand; an exception (Ctrl-C) ends them at once."""
         self.shutdown(cancel_futures=kind is not None)
 
     def pids(self) -> list[int]:
         """Process ids of the living workers."""
-        return [process.pid for process in list(self._processes.values()) if process.is_alive()]
+        alive = [process for process in list(self._processes.values()) if process.is_alive()]
+        return [process.pid for process in alive if process.pid is not None]
 
     def _feed(self, slot: int) -> None:
         """One worker's life: spawn, feed, replace, end."""
@@ -97,7 +111,7 @@ class Workers(Executor):
             process.kill()
             process.join()
 
-    def _spawn(self, slot: int) -> tuple[Any, Connection]:
+    def _spawn(self, slot: int) -> tuple[SpawnProcess, Connection]:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(
@@ -108,8 +122,8 @@ class Workers(Executor):
         self._processes[slot] = process
         return process, ours
 
-    def _ask(self, process: Any, pipe: Connection, call: Any) -> tuple[str, Any]:
-        """("result", value), ("error", exception) or ("died", why)."""
+    def _ask(self, process: SpawnProcess, pipe: Connection, call: _Call) -> _Answer:
+        """What came of the call."""
         if self._closing.is_set():  # shut down while the process was being spawned
             return "died", "shut down"
         try:
@@ -127,7 +141,7 @@ class Workers(Executor):
         return "died", f"its process ended with exit code {process.exitcode}"
 
 
-def _settle(future: Future, answer: tuple[str, Any]) -> bool:
+def _settle(future: Future, answer: _Answer) -> bool:
     """Hands the answer to the future; False if the process must be replaced."""
     kind, value = answer
     if kind == "result":
@@ -162,7 +176,7 @@ def _serve(pipe: Connection, environment: Mapping[str, str]) -> None:
         _answer(pipe, answer)
 
 
-def _answer(pipe: Connection, answer: tuple[str, Any]) -> None:
+def _answer(pipe: Connection, answer: _Answer) -> None:
     try:
         pipe.send(answer)
     except (OSError, ValueError):
@@ -179,7 +193,9 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def choose(workers: int = 0, dask_address: str | None = None, timeout: float | None = None) -> Iterator[Any]:
+def choose(
+    workers: int = 0, dask_address: str | None = None, timeout: float | None = None
+) -> Iterator[Executor | None]:
     """The executor that the command's options name, closed at the end; None for this process.
 
     Args:

@@ -1,7 +1,7 @@
 """Starts runners elsewhere: Slurm jobs, and the processes of several hosts.
 
 Runners need no conversation: each takes the same command and the same folder on a shared file system, and
-claims shards there. So a Slurm job *is* the command, and hosts under ``jax.distributed`` compute on their own
+takes leases on shards there. So a Slurm job *is* the command, and hosts under ``jax.distributed`` compute on their own
 devices; one of them may die and another takes over its shard.
 """
 

@@ -243,6 +243,35 @@ def test_annotate_adds_and_never_changes(tmp_path, sweep):
     assert (found["devices"], found["rank"]) == (["a", "b"], 3)
 
 
+def test_annotate_adds_to_tables_and_lists(tmp_path, sweep):
+    manifest.settle(tmp_path, sweep, standin.planner)
+    manifest.annotate(tmp_path, {"rank": {"raw": 3}})
+    manifest.annotate(tmp_path, {"rank": {"raw": 4, "whitened": 2}})
+    assert manifest.load(tmp_path)["rank"] == {"raw": 3, "whitened": 2}
+
+
+def test_settle_returns_the_shards_it_planned(tmp_path, sweep):
+    shards = {shard.name: shard for shard in standin.planner(sweep, sweep.cells())}
+    assert manifest.settle(tmp_path, sweep, standin.planner).planned == shards
+    assert manifest.settle(tmp_path, sweep, standin.planner).planned == {}
+    larger = standin.more(sweep, depths=(2, 4, 8))
+    settled = manifest.settle(tmp_path, larger, standin.planner, extend=True)
+    assert {cell.depth for shard in settled.planned.values() for cell in shard.cells} == {8}
+    assert manifest.unfinished(settled, larger, standin.planner, set()) == shards | settled.planned
+
+
+def test_the_manifest_names_the_commit_of_the_checkout(tmp_path, sweep):
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=os.path.dirname(__file__), capture_output=True, text=True
+    )
+    if head.returncode:
+        pytest.skip("not a checkout")
+    assert (
+        manifest.settle(tmp_path, sweep, standin.planner).manifest["git_commit"].rstrip("+")
+        == head.stdout.strip()
+    )
+
+
 def test_a_foreign_manifest_is_named(tmp_path):
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(ValueError, match=r"manifest\.json: not a manifest of dlnjax"):
