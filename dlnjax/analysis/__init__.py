@@ -30,6 +30,18 @@ class Written(NamedTuple):
     text: str
 
 
+class Study(NamedTuple):
+    """What an analysis starts from.
+
+    Attributes:
+      rows: of ``tables.measure``.
+      sweep: what the folder's config says; None without one.
+    """
+
+    rows: list[Row]
+    sweep: Sweep | None
+
+
 def write(out: Path | str, rows: list[Row] | None = None, sweep: Sweep | None = None) -> Written:
     """Write summary.csv, edge.csv, claims.csv and figures/ into a sweep's folder; say what they show.
 
@@ -38,7 +50,7 @@ def write(out: Path | str, rows: list[Row] | None = None, sweep: Sweep | None = 
 
     Args:
       out: the folder given to ``dlnjax run``.
-      rows, sweep: of ``measured(out)`` and ``config(out)``, where the caller has them already.
+      rows, sweep: of ``study(out)``, where the caller has them already.
 
     Raises:
       FileNotFoundError: there are no results in ``out``.
@@ -48,8 +60,9 @@ def write(out: Path | str, rows: list[Row] | None = None, sweep: Sweep | None = 
     from dlnjax.analysis import claims, tables, text
 
     out = Path(out)
+    if rows is None:
+        rows, sweep = study(out)
     sweep = sweep or config(out)
-    rows = measured(out, sweep) if rows is None else rows
     checked, outside = claims.check(rows, sweep.claims if sweep else claims.GENERAL)
     plain, edge = tables.split(rows)
     files = {
@@ -63,12 +76,18 @@ def write(out: Path | str, rows: list[Row] | None = None, sweep: Sweep | None = 
     return Written(paths, "\n\n".join([text.compose(rows, checked, outside), listed]))
 
 
-def measured(out: Path | str, sweep: Sweep | None = None) -> list[Row]:
-    """``tables.measure`` of a folder, with the tolerance and the output dimension of its config.
+def measured(out: Path | str) -> list[Row]:
+    """``tables.measure`` of a folder, with the tolerance and the output dimension of its config."""
+    return study(out).rows
 
-    Args:
-      out: the folder given to ``dlnjax run``.
-      sweep: of ``config(out)``, where the caller has it already.
+
+def study(out: Path | str) -> Study:
+    """The rows of a folder, and its config.
+
+    Raises:
+      FileNotFoundError: there are no results in ``out``.
+      SpecError: its config.toml is not that of a sweep.
+      ImportError: pyarrow is absent; install ``dlnjax[study]``.
     """
     try:
         from dlnjax.sweep import store
@@ -76,10 +95,11 @@ def measured(out: Path | str, sweep: Sweep | None = None) -> list[Row]:
         raise ImportError('pyarrow is not installed; pip install "dlnjax[study]"') from error
     from dlnjax.analysis import tables
 
-    sweep = sweep or config(out)
+    table = store.read(out)
+    sweep = config(out)
     if sweep is None:
-        return tables.measure(store.read(out))
-    return tables.measure(store.read(out), sweep.record.tolerance, _outputs(sweep.problem))
+        return Study(tables.measure(table), None)
+    return Study(tables.measure(table, sweep.record.tolerance, _outputs(sweep.problem)), sweep)
 
 
 def config(out: Path | str) -> Sweep | None:

@@ -18,7 +18,7 @@ CELLS = [st.reference("fixed", 0.01, depth) for depth in (2, 8)] + [st.reference
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     out = st.write(tmp_path_factory.mktemp("results") / "demo", CELLS)
-    (out / "config.toml").write_text('study = "demo"\nfigures = []\n')
+    (out / "config.toml").write_text(st.config(study="demo", figures=[]))
     analysis.write(out)
     (out / "manifest.json").write_text(json.dumps({"config_hash": "a"}))
     shutil.rmtree(out / "shards", ignore_errors=True)

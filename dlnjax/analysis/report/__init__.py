@@ -137,11 +137,10 @@ def write(out: Path | str, format: str = "html", *, interactive: bool | None = N
 def gather(out: Path | str, *, interactive: bool = False) -> Report:
     """Everything a report says, from the folder ``out``; also writes its tables and figures there."""
     out = Path(out)
-    sweep = analysis.config(out)
-    rows = analysis.measured(out, sweep)
+    rows, sweep = analysis.study(out)
     analysis.write(out, rows, sweep)
     found, outside = claims.check(rows, sweep.claims if sweep else claims.GENERAL)
-    study = str(sweep.study if sweep else rows[0]["study"])
+    study = sweep.study if sweep else str(rows[0]["study"])
     return Report(
         title=study.replace("_", " "),
         question=sweep.question if sweep else "",
