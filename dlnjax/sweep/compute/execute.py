@@ -17,7 +17,7 @@ from dlnjax.sweep.compute.session import Session
 from dlnjax.sweep.config.sweep import Sweep
 from dlnjax.sweep.plan import Shard
 from dlnjax.sweep.store import extra_columns, schema
-from dlnjax.sweep.store.checkpoints import Room
+from dlnjax.sweep.store.checkpoints import Checkpoint
 
 # What the first table needs is imported while the first shard trains.
 _TABLES = Job("tables", schema.warm)
@@ -26,7 +26,7 @@ _TABLES = Job("tables", schema.warm)
 def shard(
     sweep: Sweep,
     shard: Shard,
-    room: Room | None = None,
+    checkpoint: Checkpoint | None = None,
     following: Iterable[Shard] = (),
     kept: Session | None = None,
 ) -> pa.Table:
@@ -40,13 +40,13 @@ def shard(
     Args:
       sweep: what the cells belong to.
       shard: from ``plan.shards``.
-      room: a place for checkpoints; a shard that is over before one is due leaves it empty.
+      checkpoint: where checkpoints go; a shard that is over before one is due leaves none.
       following: the shards to come; the next other program among theirs is compiled while this one runs.
       kept: what this process keeps between shards; None: what all sweeps of the process share.
     """
     other = next((other for other in following if _differ(other, shard)), None)
     with programs.precision(sweep):
-        return _shard(kept or session.shared(), sweep, shard, room, other)
+        return _shard(kept or session.shared(), sweep, shard, checkpoint, other)
 
 
 def _differ(one: Shard, other: Shard) -> bool:
@@ -54,7 +54,9 @@ def _differ(one: Shard, other: Shard) -> bool:
     return (one.program, one.cells[0].start) != (other.program, other.cells[0].start)
 
 
-def _shard(kept: Session, sweep: Sweep, shard: Shard, room: Room | None, following: Shard | None) -> pa.Table:
+def _shard(
+    kept: Session, sweep: Sweep, shard: Shard, checkpoint: Checkpoint | None, following: Shard | None
+) -> pa.Table:
     """All parts of a shard, one after the other; ``following`` has another program."""
     tables: list[pa.Table] = []
     kept.compiler.mark()
@@ -63,7 +65,11 @@ def _shard(kept: Session, sweep: Sweep, shard: Shard, room: Room | None, followi
         batch = kept.batches.of(shard.program, shard.batch)
         part = replace(shard, cells=cells[:batch], batch=batch)
         whole = batch == shard.batch
-        place = room if whole or room is None else room.part(len(shard.cells) - len(cells), batch)
+        place = (
+            checkpoint
+            if whole or checkpoint is None
+            else checkpoint.part(len(shard.cells) - len(cells), batch)
+        )
         try:
             tables.append(_part(kept, sweep, part, place, following))
         except Exception as error:
@@ -89,7 +95,9 @@ def _described(kept: Session, shard: Shard, table: pa.Table, parts: list[pa.Tabl
     return table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
 
 
-def _part(kept: Session, sweep: Sweep, shard: Shard, room: Room | None, following: Shard | None) -> pa.Table:
+def _part(
+    kept: Session, sweep: Sweep, shard: Shard, checkpoint: Checkpoint | None, following: Shard | None
+) -> pa.Table:
     """Rows of as many cells as are in memory at once."""
     began = time.perf_counter()
     backend, compiler = BACKENDS[shard.program.engine], kept.compiler
@@ -117,7 +125,9 @@ def _part(kept: Session, sweep: Sweep, shard: Shard, room: Room | None, followin
         shard.program.width,
     )
     goal = loop.Goal(sweep.record.tolerance, sweep.record.depth_of_fit)
-    ended = loop.run(batch, records=sweep.record.records, interval=settings.interval, goal=goal, room=room)
+    ended = loop.run(
+        batch, records=sweep.record.records, interval=settings.interval, goal=goal, checkpoint=checkpoint
+    )
     seconds = (time.perf_counter() - began) / len(shard.cells)
     compiler.settle(_TABLES)
     values = columns.columns(sweep, shard.cells, instances, settings, ended.result, ended.trace, seconds)

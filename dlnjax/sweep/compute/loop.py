@@ -24,7 +24,7 @@ import numpy as np
 from dlnjax import train
 from dlnjax._types import Count, Status, Trace
 from dlnjax.sweep.compute import batching
-from dlnjax.sweep.store.checkpoints import Room
+from dlnjax.sweep.store.checkpoints import Checkpoint
 
 #: Seconds that a piece of a long run should take: how late Ctrl-C may be noticed, if a record takes no longer.
 PIECE = 1.0
@@ -156,17 +156,19 @@ class Batch(NamedTuple):
     width: int
 
 
-def run(batch: Batch, *, records: int, interval: int, goal: Goal, room: Room | None = None) -> Ended:
-    """A batch of cells from the start, or from the room's checkpoint, to the last record.
+def run(
+    batch: Batch, *, records: int, interval: int, goal: Goal, checkpoint: Checkpoint | None = None
+) -> Ended:
+    """A batch of cells from the start, or from the last checkpoint, to the last record.
 
     Args:
       records, interval, goal: as in :func:`program`.
-      room: where to keep and find checkpoints.
+      checkpoint: where checkpoints are kept and found.
 
     Raises:
       KeyboardInterrupt, SystemExit: between two pieces; what was done since the last checkpoint is kept first.
     """
-    done, resumed_state = _resumed(room, batch.blank, records, interval)
+    done, resumed_state = _resumed(checkpoint, batch.blank, records, interval)
     state, arguments = batch.place(resumed_state), batch.arguments
     order, packed = np.arange(len(resumed_state.statuses)), 0
     begun, resumed, result, pace, seconds = time.monotonic(), done, None, 0.0, 0.0
@@ -178,16 +180,16 @@ def run(batch: Batch, *, records: int, interval: int, goal: Goal, room: Room | N
             jax.block_until_ready(result)
             taken = time.monotonic() - piece
             pace, done, seconds = taken / (last - done), last, seconds + taken
-            if room is not None and done < records and room.due():
-                room.save(_kept(_back(state, order), done, interval))
+            if checkpoint is not None and done < records and checkpoint.due():
+                checkpoint.save(_kept(_back(state, order), done, interval))
                 begun = time.monotonic()
             places = _places(batch, state, done, goal) if done < records else None
             if places is not None:
                 moved = batch.place(_taken(state, places)), batch.reorder(arguments, places), order[places]
                 (state, arguments, order), packed = moved, packed + 1
     except (KeyboardInterrupt, SystemExit):
-        if room is not None and time.monotonic() - begun > _WORTH_KEEPING:
-            _keep_if_possible(room, state, order, done, interval)
+        if checkpoint is not None and time.monotonic() - begun > _WORTH_KEEPING:
+            _keep_if_possible(checkpoint, state, order, done, interval)
         raise
     whole = _back(state, order)
     trace = train.trace(whole.records, whole.statuses, whole.run.monitor)
@@ -225,7 +227,9 @@ def _kept(state: State, done: int, interval: int) -> dict[str, np.ndarray]:
     return {"done": np.array(done), "interval": np.array(interval), **leaves}
 
 
-def _keep_if_possible(room: Room, state: State, order: np.ndarray, done: int, interval: int) -> None:
+def _keep_if_possible(
+    checkpoint: Checkpoint, state: State, order: np.ndarray, done: int, interval: int
+) -> None:
     """A last checkpoint on the way out; without one where the interrupted piece has used up its state."""
     if any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
         return
@@ -233,17 +237,17 @@ def _keep_if_possible(room: Room, state: State, order: np.ndarray, done: int, in
     # the piece at hand may have ended in the state without having been counted: the records know
     steps = kept[f"leaf_{_place_of_steps(state)}"]
     reached = int(np.max(steps)) // interval
-    room.save({**kept, "done": np.array(reached)})
+    checkpoint.save({**kept, "done": np.array(reached)})
 
 
 def _place_of_steps(state: State) -> int:
     return len(jax.tree.leaves(state.run))
 
 
-def _resumed(room: Room | None, blank: State, records: int, interval: int) -> tuple[int, State]:
+def _resumed(checkpoint: Checkpoint | None, blank: State, records: int, interval: int) -> tuple[int, State]:
     """The record and the state to start from: the checkpoint's if it is of this form, else zeros."""
     leaves, form = jax.tree.flatten(blank)
-    saved = room.load() if room is not None else None
+    saved = checkpoint.load() if checkpoint is not None else None
     if saved is not None:
         arrays = [saved.get(f"leaf_{i}") for i in range(len(leaves))]
         fits = all(

@@ -76,7 +76,3 @@ class Checkpoint:
 
 def _stamp() -> str:
     return repr(sorted(provenance.versions().items()))
-
-
-#: The name that ``dlnjax.sweep.compute`` uses.
-Room = Checkpoint

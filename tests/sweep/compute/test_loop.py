@@ -60,8 +60,8 @@ def test_pieces_make_the_same_bits_and_one_program(piece, monkeypatch):
     assert set(whole["status"].to_pylist()) == {"converged"}
 
 
-class Stops(checkpoints.Room):
-    """A room whose process ends behind the third checkpoint."""
+class Stops(checkpoints.Checkpoint):
+    """Checkpoints of a process that ends behind the third checkpoint."""
 
     def save(self, state):
         super().save(state)
@@ -75,12 +75,12 @@ def test_a_killed_shard_resumes_inside_with_the_same_bits(piece, tmp_path, monke
     calm = execute.shard(sweep, shard)
     with pytest.raises(KeyboardInterrupt):
         execute.shard(sweep, shard, Stops(tmp_path, shard.name, every=0))
-    room = checkpoints.Room(tmp_path, shard.name)
-    assert int(room.load()["done"]) == 27
+    checkpoint = checkpoints.Checkpoint(tmp_path, shard.name)
+    assert int(checkpoint.load()["done"]) == 27
     ran = []
     call = loop.np.int32
     monkeypatch.setattr(loop.np, "int32", lambda n: ran.append(int(n)) or call(n))
-    assert compared(execute.shard(sweep, shard, room)) == compared(calm)
+    assert compared(execute.shard(sweep, shard, checkpoint)) == compared(calm)
     assert ran[0] == 27
 
 
@@ -90,8 +90,8 @@ def test_a_checkpoint_of_another_run_is_not_used(piece, tmp_path, spoil):
     calm = execute.shard(sweep, shard)
     with pytest.raises(KeyboardInterrupt):
         execute.shard(sweep, shard, Stops(tmp_path, shard.name, every=0))
-    room = checkpoints.Room(tmp_path, shard.name)
-    state = room.load()
+    checkpoint = checkpoints.Checkpoint(tmp_path, shard.name)
+    state = checkpoint.load()
     if spoil == "interval":
         state["interval"] = state["interval"] + 1
         state["leaf_0"] = state["leaf_0"] + 1  # would be seen if it were used
@@ -99,8 +99,8 @@ def test_a_checkpoint_of_another_run_is_not_used(piece, tmp_path, spoil):
         state["leaf_0"] = state["leaf_0"][:1]
     else:
         del state["leaf_3"]
-    room.save(state)
-    assert compared(execute.shard(sweep, shard, room)) == compared(calm)
+    checkpoint.save(state)
+    assert compared(execute.shard(sweep, shard, checkpoint)) == compared(calm)
 
 
 @pytest.mark.parametrize("behind", [False, True])
@@ -122,10 +122,10 @@ def test_ctrl_c_keeps_what_is_done(piece, tmp_path, monkeypatch, behind):
     with monkeypatch.context() as patch:
         patch.setattr(loop.jax, "block_until_ready", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            execute.shard(sweep, shard, checkpoints.Room(tmp_path, shard.name))
-    room = checkpoints.Room(tmp_path, shard.name)
-    assert int(room.load()["done"]) == 36
-    assert compared(execute.shard(sweep, shard, room)) == compared(calm)
+            execute.shard(sweep, shard, checkpoints.Checkpoint(tmp_path, shard.name))
+    checkpoint = checkpoints.Checkpoint(tmp_path, shard.name)
+    assert int(checkpoint.load()["done"]) == 36
+    assert compared(execute.shard(sweep, shard, checkpoint)) == compared(calm)
 
 
 def test_the_driver_forgets_a_checkpoint_when_the_shard_is_stored(piece, tmp_path):
@@ -243,7 +243,7 @@ def test_a_killed_shard_of_packed_cells_resumes_in_its_first_order(uneven, tmp_p
     calm = compared(execute.shard(sweep, shard))
     with pytest.raises(KeyboardInterrupt):
         execute.shard(sweep, shard, Stops(tmp_path, shard.name, every=0))
-    again = compared(execute.shard(sweep, shard, checkpoints.Room(tmp_path, shard.name)))
+    again = compared(execute.shard(sweep, shard, checkpoints.Checkpoint(tmp_path, shard.name)))
     for name, column in calm.items():
         if name.startswith("curve_") or isinstance(column[0], float):
             np.testing.assert_allclose(again[name], column, rtol=1e-9, atol=1e-13)
