@@ -6,10 +6,10 @@ nor the constraints. Source A measures distance modulo this gauge [paper]:
 .. math:: \mathrm{dist}^2 = \min_R \|W_1 - R_1^T W_1^*\|^2
           + \|W_1^*\|_2^2 \sum_{i \ge 2} \|W_i - R_i^T W_i^* R_{i-1}\|^2 .
 
-Found by alternating Procrustes problems from the chain start, which near a solution is as good as always
-the global minimum; from the identity the search misses it in about half of all scrambled cases. Host
-float64, over any leading batch axes. For strictly growing widths the solution set is larger than a gauge
-orbit, and this distance need not go to zero where the product's error does.
+Found by Newton's method along the chain of layers, from a start along the chain, which near a solution is as good as always
+in the basin of the global minimum; from the identity the search misses it in about half of all scrambled cases. Host
+float64, over any leading batch axes. For strictly growing widths the solution set is larger than a gauge orbit, and
+this distance need not go to zero where the product's error does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dlnjax.theory import _host
+from dlnjax.theory import _host, _procrustes
 
 Layers = list[np.ndarray]
 
@@ -35,7 +35,10 @@ def distance_squared(
     tolerance: float = 1e-13,
     max_sweeps: int = 500,
 ) -> Any:
-    """``dist^2`` between a network and a target, from the chain start and random ones.
+    """``dist^2`` between a network and a target: the least of the local minima found from chain and random starts.
+
+    Each start ends at a local minimum to the stated tolerance. Near a solution the start along the chain leads
+    to the global one; far from it add restarts.
 
     Args:
       params: layers ``(..., d_i, d_{i-1})``; runs only without batch axes.
@@ -44,40 +47,79 @@ def distance_squared(
       start: ``"chain"``, or ``"identity"`` (which misses the minimum in about half of all scrambled cases).
       restarts: random starts besides the chain (for points far from each other).
       seed: of the random starts.
-      tolerance: sweeps stop once the distance falls by less than this fraction.
-      max_sweeps: at most this many sweeps a start.
+      tolerance: a search stops once a Newton step would lower the distance by less than this fraction of it (or of the
+        rounding of its terms); for widths above 32, where single rotations alternate, by an estimate of the same.
+      max_sweeps: at most this many Newton steps (sweeps along the chain) a start.
 
     Returns:
       A float, or an array over the batch.
 
     Raises:
-      ValueError: another start.
+      ValueError: another start; layers that do not match, or are not finite; a search that has not converged.
+
+    Example:
+      >>> import numpy as np
+      >>> turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
+      >>> round(distance_squared([turn, turn.T], [np.eye(2), np.eye(2)]), 12)
+      0.0
     """
-    layers, goal = _layers(params), _layers(target)
-    scale = (
-        np.square(np.linalg.norm(goal[0], 2, axis=(-2, -1))) if weight is None else np.asarray(weight, float)
-    )
     if start not in ("chain", "identity"):
         raise ValueError(f"start={start!r}; give 'chain' or 'identity'")
-    starts = [_chain_start(layers, goal)]
+    layers, goal, scale = _prepared(params, target, weight)
+    starts = [_procrustes.chain_start(layers, goal, scale)]
     if start == "identity":
         starts = [[np.broadcast_to(np.eye(r.shape[-1]), r.shape) for r in starts[0]]]
     rng = np.random.default_rng(seed)
     for _ in range(restarts):
         starts.append([_random_orthogonal(rng, r.shape) for r in starts[0]])
-    found = [_descend(layers, goal, scale, rotations, tolerance, max_sweeps)[0] for rotations in starts]
-    best = np.min(found, axis=0)
-    return float(best) if np.ndim(best) == 0 else best
+    found = _procrustes.best(
+        [_procrustes.minimise(layers, goal, scale, r, tolerance, max_sweeps) for r in starts]
+    )
+    _check_converged(found.converged, max_sweeps)
+    return float(found.value) if np.ndim(found.value) == 0 else found.value
 
 
 def align(params: Sequence[Any], target: Sequence[Any], *, weight: float | None = None) -> Layers:
-    """The member of the target's gauge orbit nearest to ``params`` (chain start), as float64 layers."""
+    """The member of the target's gauge orbit nearest to ``params`` (chain start), as float64 layers.
+
+    Raises:
+      ValueError: as :func:`distance_squared`.
+    """
+    layers, goal, scale = _prepared(params, target, weight)
+    start = _procrustes.chain_start(layers, goal, scale)
+    found = _procrustes.minimise(layers, goal, scale, start, 1e-13, 500)
+    _check_converged(found.converged, 500)
+    return _procrustes.turned(goal, found.rotations)
+
+
+def _prepared(
+    params: Sequence[Any], target: Sequence[Any], weight: float | None
+) -> tuple[Layers, Layers, Any]:
+    """Layers of both and the weight, over one batch, broadcast."""
     layers, goal = _layers(params), _layers(target)
+    if [w.shape[-2:] for w in layers] != [w.shape[-2:] for w in goal]:
+        raise ValueError(
+            f"params have shapes {[w.shape for w in layers][:6]} and the target {[w.shape for w in goal][:6]}; "
+            "give two networks of the same widths"
+        )
+    if not all(np.all(np.isfinite(w)) for w in [*layers, *goal]):
+        raise ValueError("a layer holds numbers that are not finite; there is no distance")
     scale = (
         np.square(np.linalg.norm(goal[0], 2, axis=(-2, -1))) if weight is None else np.asarray(weight, float)
     )
-    rotations = _descend(layers, goal, scale, _chain_start(layers, goal), 1e-15, 500)[1]
-    return _turned(goal, rotations)
+    if not np.all(np.isfinite(scale) & (scale >= 0)):
+        raise ValueError(f"weight={scale}; give a finite number >= 0 (None takes ||W_1*||_2^2)")
+    batch = np.broadcast_shapes(scale.shape, *(w.shape[:-2] for w in [*layers, *goal]))
+    layers, goal = ([np.broadcast_to(w, batch + w.shape[-2:]) for w in tree] for tree in (layers, goal))
+    return layers, goal, np.broadcast_to(scale, batch)
+
+
+def _check_converged(converged: np.ndarray, max_sweeps: int) -> None:
+    if not np.all(converged):
+        raise ValueError(
+            f"{np.sum(~converged)} of {np.size(converged)} distances have not converged in {max_sweeps} sweeps; "
+            "give more max_sweeps or a larger tolerance"
+        )
 
 
 def transform(params: Sequence[Any], rotations: Sequence[Any]) -> Layers:
@@ -91,7 +133,7 @@ def transform(params: Sequence[Any], rotations: Sequence[Any]) -> Layers:
         raise ValueError(
             f"{len(rotations)} rotations for {len(layers)} layers; give {len(layers) - 1}, R_1 first"
         )
-    return _turned(layers, [_host.array(r) for r in rotations])
+    return _procrustes.turned(layers, [_host.array(r) for r in rotations])
 
 
 def random_rotations(seed: int, dims: Sequence[int]) -> list[np.ndarray]:
@@ -128,56 +170,6 @@ def _layers(params: Sequence[Any]) -> Layers:
     if np.ndim(params[0]) == 2 and any(np.ndim(leaf) == 3 for leaf in params):
         return list(_host.chain(tuple(params)).layers)
     return [_host.array(leaf) for leaf in params]
-
-
-def _t(x: np.ndarray) -> np.ndarray:
-    return np.swapaxes(x, -1, -2)
-
-
-def _chain_start(layers: Layers, goal: Layers) -> Layers:
-    """``R_{i-1} = polar(W_i*^T R_i W_i)`` for i = N, ..., 2, from ``R_N = I``."""
-    rotations: Layers = []
-    carried = None
-    for w, g in zip(layers[:0:-1], goal[:0:-1], strict=True):
-        turned = g if carried is None else _t(carried) @ g
-        carried = _host.polar(_t(turned) @ w)
-        rotations.append(carried)
-    return rotations[::-1]
-
-
-def _turned(goal: Layers, rotations: Layers) -> Layers:
-    result = []
-    for i, g in enumerate(goal):
-        left = _t(rotations[i]) @ g if i < len(rotations) else g
-        result.append(left @ rotations[i - 1] if i > 0 else left)
-    return result
-
-
-def _value(layers: Layers, goal: Layers, scale: np.ndarray, rotations: Layers) -> np.ndarray:
-    gaps = [
-        np.sum(np.square(w - g), axis=(-2, -1)) for w, g in zip(layers, _turned(goal, rotations), strict=True)
-    ]
-    return gaps[0] + scale * sum(gaps[1:])
-
-
-def _descend(layers, goal, scale, rotations: Layers, tolerance: float, max_sweeps: int):
-    """Alternating Procrustes ``R_i = polar(w_i W_i* R_{i-1} W_i^T + w_{i+1} W_{i+1}*^T R_{i+1} W_{i+1})``."""
-    rotations = list(rotations)
-    last = len(rotations) - 1
-    weight = np.asarray(scale)[..., None, None]
-    value = _value(layers, goal, scale, rotations)
-    for _ in range(max_sweeps):
-        for i in range(last + 1):
-            before = goal[i] @ rotations[i - 1] if i > 0 else goal[i]
-            after = _t(goal[i + 1]) @ rotations[i + 1] if i < last else _t(goal[i + 1])
-            mine = before @ _t(layers[i])
-            rotations[i] = _host.polar((weight * mine if i > 0 else mine) + weight * (after @ layers[i + 1]))
-        now = _value(layers, goal, scale, rotations)
-        done = np.all(value - now <= tolerance * np.maximum(value, 1e-300))
-        value = np.minimum(value, now)
-        if done or last == 0:
-            break
-    return value, rotations
 
 
 def _random_orthogonal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
