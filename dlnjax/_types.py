@@ -6,6 +6,7 @@ without importing one another.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -88,6 +89,8 @@ class Rate(NamedTuple):
       num_zero: how many eigenvalues counted as zero (at most ``1e-10 * eigenvalue_max``).
       step_max: the stability edge ``2 mu / eigenvalue_max``, in the units of the step size given.
       step_optimal: ``2 mu / (eigenvalue_min + eigenvalue_max)``.
+      gradient: the relative size of the layers' gradient where the rate was predicted: 0 at a critical point, nan where
+        it is not known.
     """
 
     factor: Any
@@ -96,3 +99,4 @@ class Rate(NamedTuple):
     num_zero: Any
     step_max: Any
     step_optimal: Any
+    gradient: Any = math.nan

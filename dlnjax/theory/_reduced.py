@@ -12,33 +12,24 @@ Stiefel manifold of ``U``, which :mod:`dlnjax.theory.spectrum` solves without fo
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 
 from dlnjax.theory import _host, spectrum
+from dlnjax.theory._realizable import count_with_residual, of_jacobian
 
 #: Reduced matrices of at most this many rows are formed.
 DENSE = 400
-_EIGEN: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-
-
-def _eigenbasis(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues (noise below 1e-15 set to zero) and vectors of C; the last few C are remembered."""
-    key = hashlib.sha256(covariance.tobytes()).hexdigest()
-    if key not in _EIGEN:
-        if len(_EIGEN) >= 4:
-            _EIGEN.pop(next(iter(_EIGEN)))
-        values, vectors = np.linalg.eigh(covariance)
-        values[values < 1e-15 * values[-1]] = 0.0
-        _EIGEN[key] = values, vectors
-    return _EIGEN[key]
 
 
 def reduced_extremes(
-    first: np.ndarray, frame: np.ndarray, steps: np.ndarray, data: _host.Data, normal: np.ndarray | None
+    first: np.ndarray,
+    frame: np.ndarray,
+    steps: np.ndarray,
+    data: _host.Data,
+    normal: np.ndarray | None,
+    noise: float = 1e-9,
 ) -> spectrum.Extremes:
-    """Extreme nonzero eigenvalues of the weighted Hessian over ``(W_1, U)``.
+    """Extreme nonzero eigenvalues of the weighted Hessian over ``(W_1, U)``, and their number.
 
     Args:
       first: ``W_1 (r, d_0)``.
@@ -46,31 +37,80 @@ def reduced_extremes(
       steps: ``(N,)`` one step a layer.
       data: statistics.
       normal: the residual's gradient, None where there is none.
+      noise: singular values of ``W_1 C^{1/2}`` below this fraction of the largest count as zero.
+
+    Raises:
+      ValueError: a spectrum that rounding hides; a residual at a product of lower rank.
     """
     gradient = np.zeros((frame.shape[0], first.shape[1])) if normal is None else normal
     if data.covariance is None:
         first, gradient, values = _compress(first, gradient)
         spare = data.target.shape[1] - values.size
     else:
-        values, vectors = _eigenbasis(data.covariance)
-        first, gradient, spare = first @ vectors, (gradient @ vectors) * (values > 0), 0
-    tangents = _weighted_tangents(frame, steps)
-    rows = min(frame.shape)
-    total = rows * values.size + len(tangents)
-    arguments = first, frame, steps[0], values, gradient, tangents
-    if total <= DENSE:
-        found = spectrum.extremes(np.linalg.eigvalsh(_dense(*arguments)))
-    elif normal is None and rows * values.size <= 2 * DENSE:
-        found = spectrum.extremes(
-            np.concatenate([np.linalg.eigvalsh(_products(*arguments)), _leaving(*arguments)])
-        )
+        values, vectors = data.eigen()
+        first, gradient, spare = (first @ vectors)[:, values > 0], (gradient @ vectors)[:, values > 0], 0
+        values = values[values > 0]
+    if not values.size or not steps[0] > 0:
+        raise ValueError("no first layer that moves: C is zero, or its step is; there is no rate")
+    if normal is None:
+        found = _without_residual(first, frame, steps, values, noise)
     else:
-        found = spectrum.bordered_extremes(_bordered(*arguments), total)
+        found = _with_residual(first, frame, steps, values, gradient, noise)
     if not spare:
         return found
+    rows = min(frame.shape)
     return spectrum.Extremes(  # input directions that neither W_1 nor the residual sees: eigenvalue mu
         min(found.smallest, steps[0]), max(found.largest, steps[0]), found.nonzero + rows * spare
     )
+
+
+def _without_residual(first, frame, steps, values, noise: float) -> spectrum.Extremes:
+    """The span of U, positive definite, and what leaves it: ``mu_N`` times the squared singular values of ``W_1 C^{1/2}``."""
+    outputs, rows = frame.shape[0], min(frame.shape)
+    inside = rows * values.size
+    tangents = _weighted_tangents(frame, steps)
+    tall = frame.shape[0] > frame.shape[1]
+    if tall:
+        turns = frame.shape[1] * (frame.shape[1] - 1) // 2
+        tangents, frame = frame.T @ tangents[:turns], np.eye(frame.shape[1])
+    if inside <= DENSE:
+        moved = (tangents @ (first * np.sqrt(values))).reshape(len(tangents), inside)
+        jacobian = np.concatenate([np.diag(np.tile(np.sqrt(steps[0] * values), rows)), moved.T], axis=1)
+        found = of_jacobian(jacobian, inside)
+    else:
+        total = inside + len(tangents)
+        found = spectrum.bordered_extremes(
+            _bordered(first, frame, steps[0], values, np.zeros((frame.shape[0], values.size)), tangents),
+            total,
+            total - inside,
+            resolution=1e-24,  # the span of U does not cancel
+        )
+    if not tall:
+        return found
+    leaving = steps[-1] * np.linalg.svd(first * np.sqrt(values), compute_uv=False) ** 2
+    kept = leaving[leaving > noise**2 * leaving.max(initial=0.0)]
+    if not kept.size:
+        return found
+    nonzero = found.nonzero + (outputs - rows) * kept.size * bool(steps[-1] > 0)
+    return spectrum.Extremes(min(found.smallest, kept.min()), max(found.largest, kept.max()), nonzero)
+
+
+def _with_residual(first, frame, steps, values, gradient, noise: float) -> spectrum.Extremes:
+    tangents = _weighted_tangents(frame, steps)
+    rows = min(frame.shape)
+    total = rows * values.size + len(tangents)
+    weighed = np.linalg.svd(first * np.sqrt(values), compute_uv=False)
+    if weighed.size < rows or weighed[rows - 1] <= noise * weighed[0]:
+        raise ValueError(
+            f"the product's rank is below the width {rows} and there is a residual: the layers' solution set is "
+            "singular here; use hessian.predict_hessian"
+        )
+    diagonal = _host.Data(gradient, np.diag(values))
+    zeros = total - count_with_residual(weighed, rows, diagonal, gradient)
+    arguments = first, frame, steps[0], values, gradient, tangents
+    if total <= DENSE:
+        return spectrum.extremes(np.linalg.eigvalsh(_dense(*arguments)), zeros=zeros)
+    return spectrum.bordered_extremes(_bordered(*arguments), total, zeros)
 
 
 def _compress(first: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -98,10 +138,10 @@ def _weighted_tangents(frame: np.ndarray, steps: np.ndarray) -> np.ndarray:
     outside = np.eye(max(dn, r) - small)
     full = np.linalg.qr(frame if dn >= r else frame.T, mode="complete")[0][:, small:]
     if dn >= r:
-        leaving = np.einsum("pk,aj->kapj", full @ outside, np.eye(r)).reshape(-1, dn, r)
+        leaving = np.einsum("pk,aj->kapj", full @ outside, np.eye(r)).reshape((dn - small) * r, dn, r)
         weight = last
     else:
-        leaving = np.einsum("pk,aj->kajp", full @ outside, np.eye(dn)).reshape(-1, dn, r)
+        leaving = np.einsum("pk,aj->kajp", full @ outside, np.eye(dn)).reshape((r - small) * dn, dn, r)
         weight = last + between / 2
     return np.concatenate([np.sqrt(last + between) * turned, np.sqrt(weight) * leaving])
 
@@ -112,27 +152,12 @@ def _dense(first, frame, mu, values, gradient, tangents) -> np.ndarray:
     inner = frame.T @ tangents if dn >= r else tangents  # the part of dU W_1 that U dW_1 can meet
     border = (inner @ first) * values
     pulled = np.swapaxes(tangents, -1, -2) @ gradient
-    border = np.sqrt(mu) * (border + (pulled if dn >= r else frame @ pulled)).reshape(len(tangents), -1)
+    border = border + (pulled if dn >= r else frame @ pulled)
+    border = np.sqrt(mu) * border.reshape(len(tangents), min(dn, r) * values.size)
     moved = (tangents @ first) * np.sqrt(values)
     corner = np.tensordot(moved, moved, ([1, 2], [1, 2]))
     diagonal = np.diag(np.tile(mu * values, min(dn, r)))
     return np.block([[diagonal, border.T], [border, corner]])
-
-
-def _products(first, frame, mu, values, gradient, tangents) -> np.ndarray:
-    """Without a residual: the operator on products inside the span of U, ``mu C + L L^T``."""
-    inner = frame.T @ tangents if frame.shape[0] >= frame.shape[1] else tangents
-    moved = ((inner @ first) * np.sqrt(values)).reshape(len(tangents), -1)
-    return np.diag(np.tile(mu * values, min(frame.shape))) + moved.T @ moved
-
-
-def _leaving(first, frame, mu, values, gradient, tangents) -> np.ndarray:
-    """Without a residual: the eigenvalues of what leaves the span of U (none where U is wide or square)."""
-    if frame.shape[0] <= frame.shape[1]:
-        return np.zeros(0)
-    outer = tangents - frame @ (frame.T @ tangents)
-    outer = outer[np.linalg.norm(outer, axis=(1, 2)) > 1e-9 * np.linalg.norm(tangents[0])]
-    return np.linalg.eigvalsh(_form(outer, outer, (first * values) @ first.T))
 
 
 def _bordered(first, frame, mu, values, gradient, tangents) -> spectrum.Bordered:
@@ -157,17 +182,20 @@ def _bordered(first, frame, mu, values, gradient, tangents) -> spectrum.Bordered
         )
         if residual:  # then U is tall: a wide network has no residual at a solution
             mixed = (first * (values * weights)) @ gradient.T  # (r, d_N)
-            cross = (inner @ mixed).reshape(count, -1) @ np.swapaxes(tangents, -1, -2).reshape(count, -1).T
+            cross = (inner @ mixed).reshape(count, r * dn) @ np.swapaxes(tangents, -1, -2).reshape(
+                count, r * dn
+            ).T
             squared = (gradient * weights) @ gradient.T
             turned = np.swapaxes(tangents, -1, -2)
             matrix = matrix - mu * (cross + cross.T + _form(turned, turned, squared))
         return (matrix + matrix.T) / 2
 
     largest = values.max(initial=0.0)
-    size = np.linalg.norm(tangents, axis=(1, 2)).max() ** 2 * np.linalg.norm(first, 2) ** 2
+    size = np.linalg.norm(tangents, axis=(1, 2)).max(initial=0.0) ** 2 * np.linalg.norm(first, 2) ** 2
     return spectrum.Bordered(mu * values, min(dn, r), complement, 2 * largest * (mu + size))
 
 
 def _form(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """``<a_i weight, b_j>`` over lists of matrices."""
-    return (a @ weight).reshape(len(a), -1) @ b.reshape(len(b), -1).T
+    size = b.shape[1] * b.shape[2]
+    return (a @ weight).reshape(len(a), size) @ b.reshape(len(b), size).T

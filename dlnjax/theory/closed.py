@@ -39,7 +39,7 @@ def closed_form(
 
     Args:
       singular_values: of the product at the solution, at most r positive ones (zeros are dropped: they
-        give zero eigenvalues).
+        give zero eigenvalues), within twelve decades.
       dims: ``(d_0, ..., d_N)``.
       step_size: ``mu > 0``.
       scales: ``(first, middle, last)`` or one multiplier a layer; None is all ones.
@@ -51,17 +51,22 @@ def closed_form(
 
     Raises:
       ValueError: outside the conditions above.
+
+    Example:
+      >>> rate = closed_form([1.0, 0.5], dims=(4, 2, 2, 4), step_size=0.1)
+      >>> round(rate.factor, 12), round(rate.step_max, 12)
+      (0.975, 0.888888888889)
     """
-    widths = [int(d) for d in dims]
+    widths = _widths(dims)
     steps = _host.layer_steps(step_size, scales, len(widths) - 1)
     sigma = _checked(singular_values, widths)
-    if len(residual) and np.any(np.asarray(residual) > 0):
+    if len(residual) and np.any(np.asarray(residual, float) != 0):
         values, counts = _with_residual(sigma, widths, steps, np.asarray(residual, float))
         total = tangent_dimension(widths)
     else:
         values, counts = _realizable(sigma, widths, steps)
         total = widths[0] * widths[-1]
-    return spectrum.rate(spectrum.extremes(values, counts), float(step_size), total)
+    return spectrum.rate(spectrum.extremes(values, counts, zero=0.0), float(step_size), total, 0.0)
 
 
 def spectral_step_max(singular_values: Sequence[float], *, dims: Sequence[int], scales: Any = None) -> float:
@@ -76,15 +81,28 @@ def spectral_step_max(singular_values: Sequence[float], *, dims: Sequence[int], 
     Args:
       singular_values, dims, scales: as in :func:`closed_form`.
     """
-    widths = [int(d) for d in dims]
+    widths = _widths(dims)
     first, *others = _host.layer_steps(1.0, scales, len(widths) - 1)
-    return float(2 / (first + np.sum(np.square(_checked(singular_values, widths))) * np.sum(others)))
+    edge = float(2 / (first + np.sum(np.square(_checked(singular_values, widths))) * np.sum(others)))
+    if not (edge > 0 and np.isfinite(edge)):
+        raise ValueError(
+            f"singular_values={singular_values} with these scales put the edge at {edge}; rescale the target"
+        )
+    return edge
 
 
 def tangent_dimension(dims: Sequence[int]) -> int:
     """Dimension of the space of layers: ``W_1`` free, the others on their Stiefel manifolds."""
-    pairs = list(zip(dims[1:], dims[:-1], strict=True))
-    return pairs[0][0] * pairs[0][1] + sum(n * p - min(n, p) * (min(n, p) + 1) // 2 for n, p in pairs[1:])
+    widths = _widths(dims)
+    pairs = list(zip(widths[1:], widths[:-1], strict=True))
+    first = pairs[0][0] * pairs[0][1]
+    return first + sum(n * p - min(n, p) * (min(n, p) + 1) // 2 for n, p in pairs[1:])
+
+
+def _widths(dims: Sequence[int]) -> list[int]:
+    if len(dims) < 2 or any(d != int(d) or d < 1 for d in dims):
+        raise ValueError(f"dims={tuple(dims)}; give the widths (d_0, ..., d_N), positive whole numbers")
+    return [int(d) for d in dims]
 
 
 def _checked(singular_values: Sequence[float], dims: list[int]) -> np.ndarray:
@@ -92,7 +110,12 @@ def _checked(singular_values: Sequence[float], dims: list[int]) -> np.ndarray:
     sigma = np.asarray(singular_values, dtype=np.float64)
     if sigma.ndim != 1 or sigma.size == 0 or not np.all(np.isfinite(sigma)) or np.any(sigma < 0):
         raise ValueError(f"singular_values={singular_values}; give a list of finite numbers >= 0")
-    sigma = np.sort(sigma[sigma > 1e-12 * sigma.max(initial=0.0)])[::-1]
+    sigma = np.sort(sigma[sigma > 0])[::-1]
+    if sigma.size and not (1e-140 < sigma[0] < 1e140 and sigma[-1] > 1e-12 * sigma[0]):
+        raise ValueError(
+            f"singular_values={singular_values}; positive ones must lie within twelve decades of the largest and that one "
+            "between 1e-140 and 1e140: give 0 for what is rounding, and rescale the target"
+        )
     rank, d0, r = sigma.size, dims[0], dims[1]
     if not 1 <= rank <= r:
         raise ValueError(
@@ -139,6 +162,8 @@ def _realizable(sigma: np.ndarray, dims: list[int], steps: np.ndarray) -> tuple[
 
 def _with_residual(sigma, dims: list[int], steps, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     r, d0, dn = sigma.size, dims[0], dims[-1]
+    if not np.all(np.isfinite(residual) & (residual >= 0)):
+        raise ValueError(f"residual={list(residual)}; give finite singular values >= 0")
     residual = np.sort(residual[residual > 0])[::-1]
     if any(d != r for d in dims[1:-1]):
         raise ValueError(

@@ -8,6 +8,7 @@ form their matrix; they are for networks of at most a few thousand numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -36,24 +37,56 @@ def matrix(
       step_size, scales, constrained: as in ``rates.predict``.
     """
     net = _host.chain(params, step_size, scales, constrained)
-    with jax.enable_x64(True):
-        function = _along(net, _double(problem).loss)
-        found = jax.jit(jax.hessian(function))(jnp.zeros(_size(net), jnp.float64))
-        return np.asarray(found)
+    _host.check_orthonormal(net, 1e-4)
+    return _derivatives(net, problem)[1]
 
 
 def predict_hessian(
-    params: Params, problem: Problem, *, step_size: Any, scales: Any = None, constrained: Any = None
+    params: Params,
+    problem: Problem,
+    *,
+    step_size: Any,
+    scales: Any = None,
+    constrained: Any = None,
+    tolerance: float = 1e-5,
+    zero: float | None = None,
 ) -> Rate:
     """The rate at a critical point of any problem, from the weighted Hessian over the layers [derived].
 
     ``num_zero`` counts in the layers' tangent spaces. A negative eigenvalue (a saddle) is reported as
     ``eigenvalue_min``, with ``step_max`` 0.
+
+    Args:
+      params, problem, step_size, scales, constrained: as in :func:`matrix`.
+      tolerance: the largest relative gradient that passes for a critical point (``Rate.gradient``: the length of a
+        gradient step at the inverse of the largest eigenvalue, by the length of the layers, both weighted by the steps).
+      zero: eigenvalues up to this fraction of the largest count as zero. None: those of rounding, ten times the gradient
+        (gauge directions are exactly zero at a critical point only); others below 1e-10 of the largest are refused.
+
+    Raises:
+      ValueError: layers that are not critical or not orthonormal; a spectrum of which it is not clear what is zero.
     """
     net = _host.chain(params, step_size, scales, constrained)
-    found = matrix(params, problem, step_size=step_size, scales=scales, constrained=constrained)
-    extremes = spectrum.extremes(np.linalg.eigvalsh(found))
-    return spectrum.rate(extremes, step_size, _tangent_size(net))
+    _host.check_orthonormal(net, tolerance)
+    slope, found = _derivatives(net, problem)
+    values = np.linalg.eigvalsh(found)
+    moving = net.steps > 0
+    size = np.sqrt(sum(np.sum(w**2) / s for w, s in zip(net.layers, net.steps, strict=True) if s > 0))
+    largest = float(np.max(np.abs(values)))
+    gradient = float(np.linalg.norm(slope) / (largest * size)) if largest > 0 and moving.any() else 0.0
+    _host.check_stationary(gradient, tolerance)
+    if zero is None and gradient > 1e-14:
+        zero = max(spectrum.ZERO, 10 * gradient)
+    return spectrum.rate(spectrum.extremes(values, zero=zero), step_size, _tangent_size(net), gradient)
+
+
+def _derivatives(net: _host.Chain, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient and Hessian of the problem's loss in the weighted tangent coordinates."""
+    with jax.enable_x64(True):
+        function = _along(net, _double(problem).loss)
+        both = jax.jit(lambda x: (jax.grad(function)(x), jax.hessian(function)(x)))
+        slope, found = both(jnp.zeros(_size(net), jnp.float64))
+        return np.asarray(slope), np.asarray(found)
 
 
 def predict_outputs(
@@ -63,6 +96,9 @@ def predict_outputs(
     step_size: Any,
     scales: Any = None,
     constrained: Any = None,
+    target: Any = None,
+    tolerance: float = 1e-5,
+    zero: float | None = None,
 ) -> Rate:
     r"""The rate of ``1/2 ||outputs(params) - y||^2`` where the outputs are fitted exactly [derived].
 
@@ -73,14 +109,45 @@ def predict_outputs(
       params: layers, runs allowed.
       outputs: ``params -> array``, for instance ``lambda p: network.forward(p, x, jnp.tanh)``.
       step_size, scales, constrained: as in ``rates.predict``.
+      target: y, of the outputs' shape. Without it that they are fitted is the caller's word (``Rate.gradient`` is nan).
+      tolerance: the largest residual, relative to y, that passes for a fit (then ``Rate.gradient``).
+      zero: eigenvalues up to this fraction of the largest count as zero. None: those of rounding, 1e-24; spectra with
+        others below 1e-10 of the largest are refused.
 
     Returns:
       The rate; ``num_zero`` counts among the outputs.
+
+    Raises:
+      ValueError: outputs that are not fitted; layers that are not orthonormal; a spectrum of which it is not clear what
+        is zero.
     """
-    net = _host.chain(params, step_size, scales, constrained)
+    gradient = _misfit(outputs(tuple(params)), target, tolerance)
     values = singular_values(params, outputs, step_size=step_size, scales=scales, constrained=constrained)
     count = int(np.prod(jax.eval_shape(outputs, tuple(params)).shape))
-    return spectrum.rate(spectrum.extremes(values**2), step_size, max(count, min(count, _size(net))))
+    return spectrum.rate(_squared(values, zero), step_size, count, gradient)
+
+
+def _misfit(outputs: Any, target: Any, tolerance: float) -> float:
+    """``||outputs - y|| / ||y||``, nan without a target."""
+    if target is None:
+        return math.nan
+    outputs, y = _host.array(outputs), _host.array(target)
+    if outputs.shape != y.shape:
+        raise ValueError(
+            f"target has shape {y.shape}, the outputs {outputs.shape}; give one target an output"
+        )
+    scale = max(np.linalg.norm(y), np.linalg.norm(outputs))
+    size = float(np.linalg.norm(outputs - y) / scale) if scale > 0 else 0.0
+    if not size <= tolerance:
+        raise ValueError(
+            f"the outputs miss their target by {size:.2g} of its size, above tolerance={tolerance:g}: this rate is for outputs "
+            "that are fitted; with a residual use predict_hessian"
+        )
+    return size
+
+
+def _squared(values: np.ndarray, zero: float | None) -> spectrum.Extremes:
+    return spectrum.extremes(values**2, zero=zero, resolution=1e-24)
 
 
 def singular_values(
@@ -93,6 +160,7 @@ def singular_values(
 ) -> np.ndarray:
     """Singular values of ``J P sqrt(mu)``, descending: the square roots of the operator's spectrum."""
     net = _host.chain(params, step_size, scales, constrained)
+    _host.check_orthonormal(net, 1e-4)
     with jax.enable_x64(True):
         function = _along(net, lambda p: outputs(p).ravel())
         jacobian = np.asarray(jax.jit(jax.jacfwd(function))(jnp.zeros(_size(net), jnp.float64)))
@@ -100,25 +168,41 @@ def singular_values(
 
 
 def predict_network(
-    params: Params, x: Any, activation: Any, *, step_size: Any, scales: Any = None, constrained: Any = None
+    params: Params,
+    x: Any,
+    activation: Any,
+    *,
+    step_size: Any,
+    scales: Any = None,
+    constrained: Any = None,
+    target: Any = None,
+    tolerance: float = 1e-5,
+    zero: float | None = None,
 ) -> Rate:
     """:func:`predict_outputs` of ``network.forward(params, x, activation)``, compiled once for all params of a shape.
 
     Args:
       params: layers, runs allowed. x: ``(d_0, n)``. activation: elementwise; None is linear.
       step_size, scales, constrained: as in ``rates.predict``.
+      target, tolerance, zero: as in :func:`predict_outputs`.
+
+    Raises:
+      ValueError: as :func:`predict_outputs`.
     """
     net = _host.chain(params, step_size, scales, constrained)
+    _host.check_orthonormal(net, tolerance)
     with jax.enable_x64(True):
-        inputs = jnp.asarray(np.asarray(x), jnp.float64)
-        slopes = _jacobians(tuple(jnp.asarray(w) for w in net.layers), inputs, activation)
+        inputs, layers = jnp.asarray(np.asarray(x), jnp.float64), tuple(jnp.asarray(w) for w in net.layers)
+        made = None if target is None else network.forward(layers, inputs, activation)
+        slopes = _jacobians(layers, inputs, activation)
+    gradient = _misfit(made, target, tolerance)
     parts = []
     for w, slope, step, held in zip(net.layers, slopes, net.steps, net.constrained, strict=True):
         rows = np.asarray(slope).reshape(-1, *w.shape)
         rows = _host.project_tangent(w, rows) if held else rows
-        parts.append(np.sqrt(step) * rows.reshape(len(rows), -1))
+        parts.append(np.sqrt(step) * rows.reshape(len(rows), w.size))
     values = np.linalg.svd(np.concatenate(parts, axis=1), compute_uv=False)
-    return spectrum.rate(spectrum.extremes(values**2), step_size, len(parts[0]))
+    return spectrum.rate(_squared(values, zero), step_size, len(parts[0]), gradient)
 
 
 @partial(jax.jit, static_argnames="activation")
@@ -127,7 +211,13 @@ def _jacobians(layers: Params, x: jax.Array, activation: Any) -> Params:
 
 
 def predict_product(
-    params: Params, problem: Any, *, step_size: Any, scales: Any = None, constrained: Any = None
+    params: Params,
+    problem: Any,
+    *,
+    step_size: Any,
+    scales: Any = None,
+    constrained: Any = None,
+    tolerance: float = 1e-5,
 ) -> Rate:
     r"""The rate of a loss of the product at a product where its gradient is zero: ``K^{1/2} H K^{1/2}`` [derived].
 
@@ -137,21 +227,35 @@ def predict_product(
       params: layers at a minimiser of the loss, runs allowed.
       problem: a pytree with ``product_loss(product)`` (``dlnjax.losses``).
       step_size, scales, constrained: as in ``rates.predict``.
+      tolerance: the largest relative gradient of the product that passes for zero (``Rate.gradient``: the length of a
+        gradient step at the inverse of the largest curvature, relative to the product).
+
+    Raises:
+      ValueError: a product that is not stationary for the loss; layers that are not orthonormal; a loss that is not
+        convex there, or a spectrum that rounding hides.
     """
     net = _host.chain(params, step_size, scales, constrained)
+    _host.check_orthonormal(net, tolerance)
     product = net.product
     with jax.enable_x64(True):
-        curvature = np.asarray(_curvature(_double(problem), jnp.asarray(product))).reshape([product.size] * 2)
+        slope, curvature = _slope_and_curvature(_double(problem), jnp.asarray(product))
+    slope, curvature = np.asarray(slope), np.asarray(curvature).reshape([product.size] * 2)
+    bends = np.linalg.eigvalsh(curvature)
+    gradient = float(np.linalg.norm(slope) / max(bends[-1] * np.linalg.norm(product), np.finfo(float).tiny))
+    _host.check_stationary(gradient if np.any(slope) else 0.0, tolerance)
+    if bends[0] < -spectrum.RESOLUTION * bends[-1]:
+        raise ValueError("the loss is not convex in the product here; use predict_hessian")
     image = layer_metric(net)(np.eye(product.size).reshape(-1, *product.shape)).reshape(curvature.shape)
     weights, vectors = np.linalg.eigh((image + image.T) / 2)
-    root = (vectors * np.sqrt(np.maximum(weights, 0))) @ vectors.T
-    values = np.linalg.eigvalsh(root @ curvature @ root)
-    return spectrum.rate(spectrum.extremes(values), step_size, product.size)
+    kept = weights > spectrum.RESOLUTION * weights[-1]
+    root = vectors[:, kept] * np.sqrt(weights[kept])
+    found = spectrum.extremes(np.linalg.eigvalsh(root.T @ curvature @ root))
+    return spectrum.rate(found, step_size, product.size, gradient)
 
 
 @jax.jit
-def _curvature(problem: Any, product: jax.Array) -> jax.Array:
-    return jax.hessian(problem.product_loss)(product)
+def _slope_and_curvature(problem: Any, product: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jax.grad(problem.product_loss)(product), jax.hessian(problem.product_loss)(product)
 
 
 def _along(net: _host.Chain, function: Callable[[Params], jax.Array]) -> Callable[[jax.Array], jax.Array]:
@@ -214,9 +318,17 @@ def tangent_kernel(params: Params) -> np.ndarray:
 
 
 def kernel_condition(params: Params) -> float:
-    """Largest over smallest nonzero eigenvalue of the tangent kernel."""
-    found = spectrum.extremes(np.linalg.eigvalsh(tangent_kernel(params)))
-    return found.largest / found.smallest
+    """Largest over smallest nonzero eigenvalue of the tangent kernel, from the singular values of the product's Jacobian.
+
+    Those below 1e-12 of the largest count as zero, so that conditions up to 1e24 are seen.
+    """
+    net = _host.chain(params, constrained=[False] * len(params))
+    blocks = [np.kron(a, b.T) for a, b in zip(_host.afters(net), _host.befores(net), strict=True)]
+    values = np.linalg.svd(np.concatenate(blocks, axis=1), compute_uv=False)
+    kept = values[values > 1e-12 * values[0]]
+    if not kept.size:
+        raise ValueError("the tangent kernel is zero: no layer can change the product here")
+    return float((kept[0] / kept[-1]) ** 2)
 
 
 def smallest_curvature(params: Params, problem: Problem) -> float:

@@ -1,15 +1,18 @@
 """Extreme nonzero eigenvalues of the operators that rates come from: dense, bordered, and matrix-free.
 
-Three ways, by what the operator looks like. Small ones are formed and solved. The operator of the
-two-layer reduction is diagonal but for a thin border, and the number of its eigenvalues below any bound
-follows from the inertia of a small Schur complement, so bisection finds any of them exactly however wide
-the data and however ill-conditioned. Everything else goes through Lanczos with full reorthogonalisation
-in the inner product in which the operator is self-adjoint; ``jax.experimental.sparse.linalg`` would need
-JAX in double precision, which the library never switches on.
+Three ways, by what the operator looks like. Small ones are formed and solved. An operator that is diagonal but for a
+thin border is solved by counting: the number of its eigenvalues below any bound follows from the inertia of a small
+Schur complement, so bisection finds any of them however wide the data. Everything else goes through Lanczos with full
+reorthogonalisation in the inner product in which the operator is self-adjoint; ``jax.experimental.sparse.linalg`` would
+need JAX in double precision, which the library never switches on.
+
+Which eigenvalues are zero is counted, not guessed from their size, wherever the number of gauge directions is known:
+with raw features of a large mean the smallest true eigenvalue is far below any threshold that one would choose.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,8 +20,10 @@ import numpy as np
 
 from dlnjax._types import Rate
 
-#: Eigenvalues up to this fraction of the largest count as zero (theory: gauge directions and null space).
+#: Where the zeros are not counted, eigenvalues between ``RESOLUTION`` and this fraction of the largest are ambiguous.
 ZERO = 1e-10
+#: Below this fraction of the largest an eigenvalue of a matrix that was formed is not known from rounding.
+RESOLUTION = 1e-13
 
 
 class Extremes(NamedTuple):
@@ -32,30 +37,81 @@ class Extremes(NamedTuple):
     nonzero: int
 
 
-def extremes(eigenvalues: np.ndarray, multiplicity: np.ndarray | None = None) -> Extremes:
+def extremes(
+    eigenvalues: np.ndarray,
+    multiplicity: np.ndarray | None = None,
+    *,
+    zeros: int | None = None,
+    zero: float | None = None,
+    resolution: float = RESOLUTION,
+) -> Extremes:
     """Of a list of eigenvalues, with multiplicities if given.
 
+    Args:
+      eigenvalues: any order. multiplicity: of each, whole numbers >= 0.
+      zeros: how many of them are zero (those of least modulus); None where that is not known.
+      zero: without ``zeros``, up to which fraction of the largest modulus an eigenvalue counts as zero; None takes
+        ``resolution``, and refuses a spectrum with eigenvalues between that and ``ZERO``, which may be either.
+      resolution: below this fraction of the largest modulus eigenvalues are rounding.
+
     Raises:
-      ValueError: no nonzero eigenvalue.
+      ValueError: no nonzero eigenvalue; eigenvalues that rounding hides; an ambiguous spectrum; not finite.
     """
     values = np.asarray(eigenvalues, dtype=np.float64).ravel()
     counts = np.ones(values.size, int) if multiplicity is None else np.asarray(multiplicity).ravel()
-    largest = float(np.max(np.abs(values), initial=0.0, where=counts > 0))
-    kept = (np.abs(values) > ZERO * largest) & (counts > 0)
+    values, counts = values[counts > 0], counts[counts > 0]
+    if not np.all(np.isfinite(values)):
+        raise ValueError(
+            "an eigenvalue is not finite: the numbers are too large; rescale the data or the target"
+        )
+    order = np.argsort(np.abs(values), kind="stable")
+    values, counts = values[order], counts[order]
+    largest = float(np.abs(values[-1])) if values.size else 0.0
+    kept = np.abs(values) > (resolution if zero is None else zero) * largest
+    if zeros is not None:
+        kept = (np.cumsum(counts) > zeros) & (np.abs(values) > 0)
+        _check_resolved(np.abs(values[kept]), largest, resolution)
     if not kept.any():
         raise ValueError("every eigenvalue is zero: no layer can change the product here, there is no rate")
-    return Extremes(float(values[kept].min()), float(values[kept].max()), int(counts[kept].sum()))
+    if zeros is None and zero is None:
+        _check_unambiguous(np.abs(values[kept]), largest)
+    nonzero = counts[kept].sum() if zeros is None else counts.sum() - zeros
+    return Extremes(float(values[kept].min()), float(values[kept].max()), int(nonzero))
 
 
-def rate(found: Extremes, step_size: float, total: int) -> Rate:
+def _check_resolved(kept: np.ndarray, largest: float, resolution: float) -> None:
+    if kept.size and kept[0] < resolution * largest:
+        raise ValueError(
+            f"ill-conditioned: the eigenvalues span more than {-np.log10(resolution):.0f} decades (largest {largest:.3g}, "
+            "smallest lost in rounding), so there is no rate; centre and scale the features"
+        )
+
+
+def _check_unambiguous(kept: np.ndarray, largest: float) -> None:
+    if kept[0] <= ZERO * largest:
+        raise ValueError(
+            f"ambiguous: {np.sum(kept <= ZERO * largest)} eigenvalues lie below {ZERO:g} of the largest, {largest:.3g}; they "
+            "may be slow modes or zeros. Give zero=..., the fraction up to which they count as zero, or centre the features"
+        )
+
+
+def rate(found: Extremes, step_size: float, total: int, gradient: float = math.nan) -> Rate:
     """The :class:`Rate` of a spectrum that is linear in the step size.
 
     Args:
       found: the extreme nonzero eigenvalues.
       step_size: mu, the unit of ``step_max`` and ``step_optimal``.
       total: the dimension of the space in which zeros are counted.
+      gradient: the relative gradient of the point.
+
+    Raises:
+      ValueError: a step size that is not positive and finite, or a spectrum that is not finite.
     """
     low, high, mu = found.smallest, found.largest, float(step_size)
+    if not (mu > 0 and math.isfinite(mu)):
+        raise ValueError(f"step_size={step_size}; give a positive, finite number")
+    if not (math.isfinite(low) and math.isfinite(high) and low != 0):
+        raise ValueError(f"eigenvalues from {low} to {high}: out of range; rescale the data or the target")
     return Rate(
         factor=max(abs(1 - low), abs(1 - high)),
         eigenvalue_min=low,
@@ -63,6 +119,7 @@ def rate(found: Extremes, step_size: float, total: int) -> Rate:
         num_zero=total - found.nonzero if found.nonzero >= 0 else -1,
         step_max=2 * mu / high if low > 0 else 0.0,
         step_optimal=2 * mu / (low + high) if low > 0 else 0.0,
+        gradient=gradient,
     )
 
 
@@ -120,35 +177,53 @@ class Bordered(NamedTuple):
         return (low + high) / 2
 
 
-def bordered_extremes(matrix: Bordered, total: int, tolerance: float = 1e-12) -> Extremes:
-    """Extreme nonzero eigenvalues by counting, each to a relative ``tolerance``."""
+def bordered_extremes(
+    matrix: Bordered, total: int, zeros: int, tolerance: float = 1e-12, resolution: float = RESOLUTION
+) -> Extremes:
+    """Extreme nonzero eigenvalues by counting, each to a relative ``tolerance``.
+
+    Args:
+      matrix: of ``total`` rows. zeros: how many of its eigenvalues are zero.
+      resolution: below this fraction of the largest an eigenvalue is rounding.
+
+    Raises:
+      ValueError: a smallest eigenvalue that rounding hides.
+    """
     high = matrix.bound
     while matrix.below(high) < total:
         high *= 2
     low = max(float(matrix.poles.max()), 0.0)
     largest = matrix.eigenvalue(total - 1, low * (1 - 1e-14), high, tolerance)
-    cut = ZERO * largest
-    zeros, negative = matrix.below(cut), matrix.below(-cut)
+    cut = resolution * largest
+    negative, below = matrix.below(-cut), matrix.below(cut)
+    if below != zeros + negative:
+        _check_resolved(np.zeros(1), largest, resolution)
     first, start, end = (0, -high, -cut) if negative else (zeros, cut, largest * (1 + 1e-9))
     smallest = matrix.eigenvalue(first, start, end, tolerance)
-    return Extremes(smallest, largest, total - zeros + negative)
+    return Extremes(smallest, largest, total - zeros)
 
 
 def lanczos_largest(
     apply: Callable[[np.ndarray], np.ndarray],
     start: np.ndarray,
     inner: Callable[[np.ndarray], np.ndarray] | None = None,
-    tolerance: float = 1e-12,
+    tolerance: float = 1e-9,
     max_iterations: int = 600,
+    shift: float = 0.0,
 ) -> float:
     """The largest eigenvalue of a map that is self-adjoint in the inner product ``<x, M y>``.
+
+    Stops once an eigenvalue is certain within ``tolerance`` of the estimate (the residual bounds that error, with no
+    word about gaps) or the vectors span the space that the start generates. That no larger eigenvalue exists follows
+    for a start with a part along each, as a random one has.
 
     Args:
       apply: the map on vectors ``(n,)``.
       start: a start vector in the subspace of interest, which ``apply`` keeps.
       inner: ``M``, positive definite on that subspace; None is the identity.
-      tolerance: stop once the estimate's residual bound, squared over the gap, is this small (relative).
+      tolerance: relative to ``|value - shift|``.
       max_iterations: Lanczos vectors kept at most.
+      shift: what the caller subtracts the value from.
 
     Raises:
       ValueError: not converged; form the operator or reduce it instead.
@@ -167,10 +242,10 @@ def lanczos_largest(
             image = image - (duals @ image) @ known
         weighted = metric(image)
         length = float(np.sqrt(max(image @ weighted, 0.0)))
-        if count % 5 == 0 or length < 1e-14 * abs(diagonal[0]) or count == start.size:
+        complete = count == start.size or length <= 1e-13 * max(map(abs, diagonal))
+        if complete or count % 5 == 0:
             values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(border, 1) + np.diag(border, -1))
-            error = length * abs(vectors[-1, -1])
-            if error <= np.sqrt(tolerance) * 1e-2 * abs(values[-1]) or count == start.size:
+            if complete or length * abs(vectors[-1, -1]) <= tolerance * abs(values[-1] - shift):
                 return float(values[-1])
         border.append(length)
         basis.append(image / length)
@@ -187,11 +262,19 @@ def lanczos_extremes(
     project: Callable[[np.ndarray], np.ndarray],
     inner: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Extremes:
-    """Largest and smallest nonzero eigenvalue of a positive semidefinite map with a known range.
+    """Largest and smallest nonzero eigenvalue of a positive semidefinite map with a known range, to 1e-9 relative.
 
-    The smallest is the largest of ``1.01 lambda_max - K`` on the range, where ``project`` puts a vector.
+    The smallest is ``shift`` less the largest of ``shift - K``, ``shift = 1.01 lambda_max``, on the range, where
+    ``project`` puts a vector: the number of steps grows with the root of the condition number.
+
+    Raises:
+      ValueError: not converged.
     """
     largest = lanczos_largest(apply, project(start), inner)
     shift = 1.01 * largest
-    smallest = shift - lanczos_largest(lambda x: project(shift * x - apply(x)), project(start), inner)
+    smallest = shift - lanczos_largest(
+        lambda x: project(shift * x - apply(x)), project(start), inner, shift=shift
+    )
+    if abs(smallest) <= RESOLUTION * largest:
+        _check_resolved(np.zeros(1), largest, RESOLUTION)
     return Extremes(smallest, largest, -1)
