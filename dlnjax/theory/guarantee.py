@@ -25,6 +25,8 @@ from dlnjax.theory import _host
 _SLACK = 1e-9
 #: A product gradient above this fraction of (largest curvature x product) is a residual.
 _RESIDUAL = 1e-5
+#: Layers behind the first whose Gram matrix is farther than this from the identity are not orthonormal.
+_ORTHONORMAL = 1e-5
 
 
 class Guarantee(NamedTuple):
@@ -58,9 +60,9 @@ def constants_from_curvature(low: float, high: float) -> Constants:
     ``alpha = m M / (m + M)``, ``beta = 1 / (m + M)``: strong convexity and cocoercivity joined.
 
     Raises:
-      ValueError: not ``0 <= low <= high`` with ``high > 0``.
+      ValueError: not ``0 <= low <= high`` with ``high > 0`` and finite.
     """
-    if not (0 <= low <= high and high > 0):
+    if not (0 <= low <= high < np.inf and high > 0):
         raise ValueError(f"curvature between {low} and {high}; give 0 <= low <= high, high > 0")
     return Constants(low * high / (low + high), 1 / (low + high))
 
@@ -73,12 +75,11 @@ def constants(problem: Problem) -> Constants:
     asked = getattr(problem, "curvature", None)
     if asked is not None:
         return constants_from_curvature(*(float(x) for x in asked()))
-    covariance = _host.data(problem).covariance
-    if covariance is None:
+    data = _host.data(problem)
+    if data.covariance is None:
         return Constants(0.5, 0.5)
-    values = np.linalg.eigvalsh(covariance)
-    noise = values[-1] * values.size * np.finfo(np.float64).eps
-    return constants_from_curvature(float(values[0]) if values[0] > noise else 0.0, float(values[-1]))
+    values, _ = data.eigen()
+    return constants_from_curvature(float(values[0]), float(values[-1]))
 
 
 def from_spectrum(
@@ -100,11 +101,20 @@ def from_spectrum(
       scales: ``(first, middle, last)`` or one multiplier a layer; the theorem asks for 1 and ``1/sigma_1^2``.
       alpha, beta: RCG constants of the loss.
       distance: ``dist(0)``; None leaves the start unchecked (``radius`` then says what it must meet).
+
+    Raises:
+      ValueError: dims, steps, singular values, constants or a distance that are none (negative, not finite).
+
+    Example:
+      >>> found = from_spectrum([1.0, 0.5], dims=(4, 2, 2, 4), step_size=0.01)
+      >>> found.applies, round(found.radius, 6)
+      (True, 0.041667)
     """
     widths = [int(d) for d in dims]
     depth = len(widths) - 1
     steps = _host.layer_steps(step_size, scales, depth)
     sigma = np.sort(np.asarray(singular_values, dtype=np.float64))[::-1]
+    _check_numbers(sigma, alpha, beta, distance)
     rank = int(np.sum(sigma > 1e-12 * sigma.max(initial=0.0)))
     reason = _network_reason(widths, rank) or _loss_reason(alpha)
     if reason:
@@ -117,6 +127,15 @@ def from_spectrum(
         return Guarantee(False, reason, None, None, None)
     kappa = sigma[0] / sigma[-1]
     return Guarantee(True, None, radius, step_max, float(np.sqrt(1 - 2 * alpha * steps[0] / (5 * kappa**2))))
+
+
+def _check_numbers(sigma: np.ndarray, alpha: float, beta: float, distance: float | None) -> None:
+    if sigma.ndim != 1 or not np.all(np.isfinite(sigma) & (sigma >= 0)):
+        raise ValueError(f"singular_values={list(sigma)}; give finite numbers >= 0")
+    if not (alpha >= 0 and 0 < beta < np.inf and alpha * beta <= 0.25 * (1 + _SLACK)):
+        raise ValueError(f"alpha={alpha}, beta={beta}; give alpha >= 0, beta > 0 with alpha beta <= 1/4")
+    if distance is not None and not 0 <= distance < np.inf:
+        raise ValueError(f"distance={distance}; give a finite number >= 0, or None")
 
 
 def _network_reason(dims: list[int], rank: int) -> str | None:
@@ -161,17 +180,24 @@ def guarantee(
 
     Args:
       params: layers of the solution ``W*`` (orthonormal behind the first), runs allowed.
-      problem: a square loss, or one that tells its ``curvature()``.
+      problem: a square loss, or one that tells its ``curvature()`` and its ``product_gradient``.
       step_size, scales: as the run takes them; scales one a leaf.
       distance: ``dist(0)`` from ``gauge.distance_squared``; None leaves the start unchecked.
+
+    Returns:
+      The promise, or ``applies=False`` with the reason: one layer only, layers behind the first that are not orthonormal
+      (to 1e-5), a product that is no minimum (a gradient above 1e-5 of its scale), or an assumption of
+      :func:`from_spectrum` that fails.
+
+    Raises:
+      ValueError: params, steps or a distance that are none; a problem without bounds of its curvature.
     """
     net = _host.chain(params, step_size, scales)
     alpha, beta = constants(problem)
     dims = [net.layers[0].shape[1], *(w.shape[0] for w in net.layers)]
-    if _residual(problem, net.product) > _RESIDUAL:
-        return Guarantee(
-            False, "the product is not a minimum of the loss: it leaves a residual", None, None, None
-        )
+    reason = _layers_reason(net) or _minimum_reason(problem, net.product, alpha, beta)
+    if reason:
+        return Guarantee(False, reason, None, None, None)
     values = np.linalg.svd(net.product, compute_uv=False)
     kept = [float(v) for v in values if v > 1e-9 * values[0]]
     return from_spectrum(
@@ -179,12 +205,25 @@ def guarantee(
     )
 
 
-def _residual(problem: Problem, product: np.ndarray) -> float:
-    """``||dh/dW||`` at the product, relative; 0 for a problem that does not tell."""
-    alpha, beta = constants(problem)
-    high = (1 + np.sqrt(max(1 - 4 * alpha * beta, 0.0))) / (2 * beta)  # the larger root: the top curvature
-    scale = high * np.linalg.norm(product)
-    if _host.is_quadratic(problem):
-        return float(np.linalg.norm(_host.data(problem).gradient(product)) / scale)
+def _layers_reason(net: _host.Chain) -> str | None:
+    if len(net.layers) < 2:
+        return "one layer only: the theorem is about two and more"
+    if not np.all(net.steps > 0):
+        return "a layer does not move: its step is zero"
+    return _host.departure(net, _ORTHONORMAL)
+
+
+def _minimum_reason(problem: Problem, product: np.ndarray, alpha: float, beta: float) -> str | None:
+    """Why the product is no minimum: ``||dh/dW||`` relative to the largest curvature times the product."""
     ask = getattr(problem, "product_gradient", None)
-    return 0.0 if ask is None else float(np.linalg.norm(_host.array(ask(jnp.asarray(product)))) / scale)
+    if ask is None:
+        return "the problem has no product_gradient: whether the product is a minimum cannot be checked"
+    if _host.is_quadratic(problem):
+        slope = _host.data(problem).gradient(product)
+    else:
+        slope = _host.array(ask(jnp.asarray(product)))
+    high = (1 + np.sqrt(max(1 - 4 * alpha * beta, 0.0))) / (2 * beta)  # the larger root: the top curvature
+    size = np.linalg.norm(slope)
+    if not size <= _RESIDUAL * high * np.linalg.norm(product):
+        return "the product is not a minimum of the loss: it leaves a residual"
+    return None

@@ -121,16 +121,18 @@ def predict_outputs(
       ValueError: outputs that are not fitted; layers that are not orthonormal; a spectrum of which it is not clear what
         is zero.
     """
-    gradient = _misfit(outputs(tuple(params)), target, tolerance)
+    gradient = math.nan if target is None else _misfit(outputs(tuple(params)), target, tolerance)
     values = singular_values(params, outputs, step_size=step_size, scales=scales, constrained=constrained)
     count = int(np.prod(jax.eval_shape(outputs, tuple(params)).shape))
     return spectrum.rate(_squared(values, zero), step_size, count, gradient)
 
 
 def _misfit(outputs: Any, target: Any, tolerance: float) -> float:
-    """``||outputs - y|| / ||y||``, nan without a target."""
-    if target is None:
-        return math.nan
+    """``||outputs - y||`` by the larger of both norms.
+
+    Raises:
+      ValueError: above the tolerance, or a target of another shape.
+    """
     outputs, y = _host.array(outputs), _host.array(target)
     if outputs.shape != y.shape:
         raise ValueError(
@@ -193,9 +195,9 @@ def predict_network(
     _host.check_orthonormal(net, tolerance)
     with jax.enable_x64(True):
         inputs, layers = jnp.asarray(np.asarray(x), jnp.float64), tuple(jnp.asarray(w) for w in net.layers)
-        made = None if target is None else network.forward(layers, inputs, activation)
+        made = network.forward(layers, inputs, activation)
         slopes = _jacobians(layers, inputs, activation)
-    gradient = _misfit(made, target, tolerance)
+    gradient = math.nan if target is None else _misfit(made, target, tolerance)
     parts = []
     for w, slope, step, held in zip(net.layers, slopes, net.steps, net.constrained, strict=True):
         rows = np.asarray(slope).reshape(-1, *w.shape)

@@ -13,39 +13,60 @@ import numpy as np
 
 
 def speed(strength: Any, singular_value: Any, num_layers: int) -> Any:
-    """``N a^{2 - 2/N} (s - a)``."""
-    return num_layers * strength ** (2 - 2 / num_layers) * (singular_value - strength)
+    """``N a^{2 - 2/N} (s - a)``.
+
+    Args:
+      strength: ``a >= 0``, any shape. singular_value: ``s > 0``. num_layers: N >= 1.
+
+    Raises:
+      ValueError: a negative strength, of which the power is not real, or arguments that are none.
+    """
+    strength, s = np.asarray(strength, np.float64), np.asarray(singular_value, np.float64)
+    _check_depth(num_layers)
+    if not (np.all(np.isfinite(strength) & (strength >= 0)) and np.all(np.isfinite(s) & (s > 0))):
+        raise ValueError(f"strength={strength}, singular_value={s}; give finite a >= 0 and s > 0")
+    return num_layers * strength ** (2 - 2 / num_layers) * (s - strength)
 
 
 def trajectory(times: Any, start: float, singular_value: float, num_layers: int) -> np.ndarray:
     r"""The strength ``a(t)`` of one mode.
 
-    ``a(t) = s e^{2st} / (e^{2st} - 1 + s/a_0)`` for ``N = 2`` [paper]; for other N the inverse of
-    :func:`time_to_reach`, found by bisection, to about 1e-13 relative.
+    ``a(t) = s e^{2st} / (e^{2st} - 1 + s/a_0)`` for ``N = 2`` [paper: Saxe, McClelland and Ganguli, 2013]; for other N
+    the inverse of :func:`time_to_reach`, found by bisection, to about 1e-12 relative.
 
     Args:
-      times: any shape, >= 0; the flow is of ``1/2 (a - s)^2`` summed over modes.
+      times: any shape, >= 0 and finite; the flow is of ``1/2 (a - s)^2`` summed over modes.
       start: ``a_0 > 0``.
       singular_value: ``s > 0``.
       num_layers: N >= 1.
 
     Raises:
-      ValueError: a start or singular value that is not positive.
+      ValueError: a start or singular value that is not positive, negative times, no layer.
+
+    Example:
+      >>> round(float(trajectory(1.0, 0.1, 1.0, 2)), 6)
+      0.450853
     """
     _check(start, singular_value, num_layers)
     times = np.asarray(times, dtype=np.float64)
+    if not np.all(np.isfinite(times) & (times >= 0)):
+        raise ValueError(
+            f"times={times}; give finite times >= 0: the flow is followed forward from its start"
+        )
     s = singular_value
-    if num_layers == 2:
-        return s / (1 + (s / start - 1) * np.exp(-2 * s * times))
-    if num_layers == 1:
-        return s + (start - s) * np.exp(-times)
     if start == s:
         return np.full(times.shape, float(s))
-    fastest = num_layers * s * max(start, s) ** (1 - 2 / num_layers)
+    if num_layers == 1:
+        return s + (start - s) * np.exp(-times)
     origin = _logit(start, s)
-    low, high = np.full(times.shape, origin), origin + fastest * times
-    for _ in range(64):
+    if num_layers == 2:
+        return _strength(origin + 2 * s * times, start < s, s)
+    fastest = num_layers * s * max(start, s) ** (1 - 2 / num_layers)
+    low, high = np.full(times.shape, origin), np.minimum(origin + fastest * times, max(origin, 40.0))
+    for _ in range(200):
         middle = (low + high) / 2
+        if np.all((middle <= low) | (middle >= high)):
+            break
         early = _elapsed(origin, middle, start < s, s, num_layers) < times
         low, high = np.where(early, middle, low), np.where(early, high, middle)
     return _strength((low + high) / 2, start < s, s)
@@ -58,27 +79,42 @@ def time_to_reach(strength: Any, start: float, singular_value: float, num_layers
     ``1 / (N s a^{1-2/N})`` is smooth from the smallest start to the end.
 
     Args:
-      strength: between ``start`` and ``singular_value``, the latter excluded; any shape.
+      strength: from ``start`` on towards ``singular_value``, which is never reached; any shape.
       start, singular_value, num_layers: as in :func:`trajectory`.
+
+    Returns:
+      Times >= 0 in the units of ``1/s`` for ``N = 2``.
+
+    Raises:
+      ValueError: a strength that the mode never has after its start; arguments as in :func:`trajectory`.
     """
     _check(start, singular_value, num_layers)
-    strength = np.asarray(strength, dtype=np.float64)
-    places = _logit(strength, singular_value)
-    return _elapsed(_logit(start, singular_value), places, start < singular_value, singular_value, num_layers)
+    strength, s = np.asarray(strength, dtype=np.float64), singular_value
+    ahead = (strength >= start) & (strength < s) if start < s else (strength <= start) & (strength > s)
+    if not np.all(ahead | ((strength == start) & np.isfinite(strength))):
+        raise ValueError(
+            f"strength={strength} is never reached from start={start} on the way to singular_value={s}; give strengths "
+            "from the start on, the singular value excluded"
+        )
+    if start == s:
+        return np.zeros(strength.shape)
+    return _elapsed(_logit(start, s), _logit(strength, s), start < s, s, num_layers)
 
 
 def _logit(strength: Any, s: float) -> Any:
-    return np.log(strength / np.abs(s - strength))
+    return np.log(strength) - np.log(np.abs(s - strength))
 
 
 def _strength(place: Any, below: bool, s: float) -> Any:
     """The inverse of :func:`_logit`, below or above s."""
-    return s / (1 + np.exp(-place)) if below else s / (-np.expm1(-place))
+    if not below:
+        return s / (-np.expm1(-place))
+    return s * np.where(place < 0, np.exp(np.minimum(place, 0)), 1) / (1 + np.exp(-np.abs(place)))
 
 
 def _elapsed(origin: float, place: np.ndarray, below: bool, s: float, num_layers: int) -> np.ndarray:
     nodes, weights = np.polynomial.legendre.leggauss(16)
-    panels = 48
+    panels = 96
     width = (place - origin) / panels
     total = np.zeros(np.shape(place))
     for k in range(panels):
@@ -94,15 +130,20 @@ def time_to_learn(start: float, singular_value: float, num_layers: int, fraction
     ``a_0^{-(1 - 2/N)} / ((N - 2) s)`` once the start is small.
 
     Raises:
-      ValueError: a fraction outside (start/s, 1).
+      ValueError: a fraction outside [start/s, 1), or arguments as in :func:`trajectory`.
     """
+    _check(start, singular_value, num_layers)
     if not start / singular_value <= fraction < 1:
         raise ValueError(f"fraction={fraction}; give one between start/singular_value and 1")
-    return float(time_to_reach(fraction * singular_value, start, singular_value, num_layers))
+    return float(time_to_reach(max(fraction * singular_value, start), start, singular_value, num_layers))
 
 
 def _check(start: float, singular_value: float, num_layers: int) -> None:
-    if not (start > 0 and singular_value > 0):
-        raise ValueError(f"start={start}, singular_value={singular_value}; both must be positive")
-    if num_layers < 1:
-        raise ValueError(f"num_layers={num_layers}; give at least 1")
+    if not (0 < start < np.inf and 0 < singular_value < np.inf):
+        raise ValueError(f"start={start}, singular_value={singular_value}; both must be positive and finite")
+    _check_depth(num_layers)
+
+
+def _check_depth(num_layers: int) -> None:
+    if num_layers != int(num_layers) or num_layers < 1:
+        raise ValueError(f"num_layers={num_layers}; give a whole number of at least 1")

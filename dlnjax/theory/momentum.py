@@ -24,7 +24,14 @@ class Best(NamedTuple):
 
 
 def mode_factor(eigenvalue: Any, momentum: Any) -> np.ndarray:
-    """Modulus of the larger root of ``z^2 - (1 + beta - lambda) z + beta``, over arrays of eigenvalues and momenta."""
+    """Modulus of the larger root of ``z^2 - (1 + beta - lambda) z + beta``, over arrays of eigenvalues and momenta.
+
+    Raises:
+      ValueError: a momentum outside [0, 1).
+    """
+    momentum = np.asarray(momentum, dtype=np.float64)
+    if not np.all((momentum >= 0) & (momentum < 1)):
+        raise ValueError(f"momentum={momentum}; give numbers in [0, 1)")
     trace = 1 + momentum - np.asarray(eigenvalue, dtype=np.float64)
     square = trace**2 - 4 * momentum
     real = (np.abs(trace) + np.sqrt(np.maximum(square, 0))) / 2
@@ -35,7 +42,7 @@ def predict(rate: Rate, momentum: float) -> float:
     """The factor per step of heavy ball at the step size that ``rate`` was predicted for.
 
     The modulus falls and then rises in the eigenvalue, so the extreme ones decide. On the double root the
-    error carries a further factor linear in the step.
+    error carries a further factor linear in the step. At a saddle (a negative eigenvalue) it is above one.
 
     Args:
       rate: from ``rates.predict`` (its eigenvalues contain the step size).
@@ -44,23 +51,43 @@ def predict(rate: Rate, momentum: float) -> float:
     Raises:
       ValueError: a momentum outside [0, 1).
     """
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum={momentum}; give a number in [0, 1)")
     return float(np.max(mode_factor([rate.eigenvalue_min, rate.eigenvalue_max], momentum)))
 
 
 def step_max(rate: Rate, step_size: float, momentum: float) -> float:
-    """The stability edge ``2 (1 + beta) mu / lambda_max``."""
-    return 2 * (1 + momentum) * step_size / rate.eigenvalue_max
+    """The stability edge ``2 (1 + beta) mu / lambda_max``; 0 at a saddle, where no step is stable.
+
+    Args:
+      rate: from ``rates.predict`` at ``step_size > 0``. momentum: ``beta`` in [0, 1).
+
+    Raises:
+      ValueError: a momentum outside [0, 1), a step size that is not positive.
+    """
+    mode_factor(1.0, momentum)
+    _check_step(step_size)
+    return 2 * (1 + momentum) * step_size / rate.eigenvalue_max if rate.eigenvalue_min > 0 else 0.0
 
 
 def best(rate: Rate, step_size: float) -> Best:
-    """The momentum and step size with the smallest factor for this spectrum (Polyak).
+    """The momentum and step size with the smallest factor for this spectrum (Polyak, 1964).
 
     Args:
       rate: from ``rates.predict`` at ``step_size``.
       step_size: the mu of that prediction.
+
+    Raises:
+      ValueError: a saddle, where every step grows; a step size that is not positive.
     """
+    _check_step(step_size)
+    if not 0 < rate.eigenvalue_min <= rate.eigenvalue_max < np.inf:
+        raise ValueError(
+            f"eigenvalues from {rate.eigenvalue_min} to {rate.eigenvalue_max}: a saddle has no best step; predict at a minimum"
+        )
     low, high = np.sqrt(rate.eigenvalue_min), np.sqrt(rate.eigenvalue_max)
     factor = float((high - low) / (high + low))
     return Best(factor, factor**2, float(4 * step_size / (low + high) ** 2))
+
+
+def _check_step(step_size: float) -> None:
+    if not 0 < step_size < np.inf:
+        raise ValueError(f"step_size={step_size}; give a positive, finite number")

@@ -1,4 +1,5 @@
-r"""Source D: every layer square and orthogonal. The whole network is one matrix, depth a power [derived].
+r"""Every layer square and orthogonal. The whole network is one matrix, depth a power [derived; the setting is
+Ablin's, 2020].
 
 With ``psi = skew((dL/dW) W^T)`` every layer's step is the same rotation up to conjugation by the layers
 behind it, so for a map phi that commutes with conjugation by orthogonal matrices
@@ -15,6 +16,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from dlnjax import reduced, stiefel
 from dlnjax._linalg import matmul, skew, transpose
@@ -55,11 +57,12 @@ def step(
       The product of the layers ``phi(-eta skew(g_i W_i^T)) W_i``.
 
     Raises:
-      ValueError: a matrix that is not square, no layer, or a map that does not commute with conjugation.
+      ValueError: a matrix that is not square or not orthogonal, a negative step, no layer, or a map that does not commute
+        with conjugation. Traced values are not checked.
     """
     if retraction not in MAPS:
         raise ValueError(f"{retraction!r} does not commute with conjugation; give one of {', '.join(MAPS)}")
-    turn = MAPS[retraction](-step_size * _field(product, gradient, num_layers))
+    turn = MAPS[retraction](-step_size * _field(product, gradient, step_size, num_layers))
     return matmul(reduced.power(turn, num_layers), product)
 
 
@@ -67,16 +70,24 @@ def single_layer_step(
     product: jax.Array, gradient: jax.Array, step_size: Number, num_layers: Count
 ) -> jax.Array:
     """One orthogonal layer along its geodesic at the step ``N eta``: what N layers do under ``"exp"`` [derived]."""
-    field = _field(product, gradient, num_layers)
+    field = _field(product, gradient, step_size, num_layers)
     return matmul(jax.scipy.linalg.expm(-num_layers * step_size * field), product)
 
 
-def _field(product: jax.Array, gradient: jax.Array, num_layers: Count) -> jax.Array:
+def _field(product: jax.Array, gradient: jax.Array, step_size: Number, num_layers: Count) -> jax.Array:
     """``psi = skew((dL/dW) W^T)``."""
     if product.ndim != 2 or product.shape[0] != product.shape[1] or product.shape != gradient.shape:
         raise ValueError(
             f"product {product.shape}, gradient {gradient.shape}; give two square matrices of one shape"
         )
-    if isinstance(num_layers, int) and num_layers < 1:
-        raise ValueError(f"num_layers={num_layers}; give at least 1")
+    if not isinstance(num_layers, Tracer) and (int(num_layers) != num_layers or num_layers < 1):
+        raise ValueError(f"num_layers={num_layers}; give a whole number of at least 1")
+    if not isinstance(step_size, Tracer) and not 0 <= float(step_size) < float("inf"):
+        raise ValueError(f"step_size={step_size}; give a finite number >= 0")
+    if not isinstance(product, Tracer):
+        error = float(
+            jnp.max(jnp.abs(matmul(transpose(product), product) - jnp.eye(len(product), dtype=product.dtype)))
+        )
+        if not error <= 1e-3:
+            raise ValueError(f"product is {error:.2g} from orthogonal; every layer must be orthogonal here")
     return skew(matmul(gradient, transpose(product)))

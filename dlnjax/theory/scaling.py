@@ -25,7 +25,15 @@ class Scaling(NamedTuple):
 
 
 def condition(rate: Rate) -> float:
-    """``Lambda = lambda_max / lambda_min``."""
+    """``Lambda = lambda_max / lambda_min``.
+
+    Raises:
+      ValueError: a saddle, which has no best step.
+    """
+    if not 0 < rate.eigenvalue_min <= rate.eigenvalue_max < np.inf:
+        raise ValueError(
+            f"eigenvalues from {rate.eigenvalue_min} to {rate.eigenvalue_max}: a saddle has no best step; predict at a minimum"
+        )
     return rate.eigenvalue_max / rate.eigenvalue_min
 
 
@@ -37,20 +45,20 @@ def at_best_step(rate: Rate, scales: Sequence[float]) -> Scaling:
 
 
 def discrepant(singular_values: Sequence[float], dims: Sequence[int]) -> Scaling:
-    """Source A's steps: 1 and ``1/sigma_1^2`` for every other layer."""
-    return _closed(singular_values, dims)((1.0, *[1 / max(singular_values) ** 2] * 2))
+    """The steps of Qin, Tan and Zhu, 2024: 1 and ``1/sigma_1^2`` for every other layer."""
+    return _closed(singular_values, dims)((1.0, *[1 / _largest(singular_values) ** 2] * 2))
 
 
 def middle(singular_values: Sequence[float], dims: Sequence[int]) -> Scaling:
     """1, ``1/((N-2) sigma_1^2)`` and ``1/sigma_1^2``: factor and edge independent of depth for ``N >= 3``."""
-    last = 1 / max(singular_values) ** 2
+    last = 1 / _largest(singular_values) ** 2
     return _closed(singular_values, dims)((1.0, last / max(len(dims) - 3, 1), last))
 
 
 def best_ratio(singular_values: Sequence[float], dims: Sequence[int]) -> Scaling:
     """The best single ratio between the first layer's step and everybody else's."""
     evaluate = _closed(singular_values, dims)
-    guess = -2 * np.log(max(singular_values))
+    guess = -2 * np.log(_largest(singular_values))
     return optimise(lambda x: evaluate((1.0, *[float(np.exp(x[0]))] * 2)), [guess])
 
 
@@ -61,7 +69,26 @@ def best(singular_values: Sequence[float], dims: Sequence[int]) -> Scaling:
     return optimise(lambda x: evaluate((1.0, float(np.exp(x[0])), float(np.exp(x[1])))), start)
 
 
-def optimise(evaluate: Callable[[np.ndarray], Scaling], start: Sequence[float], sweeps: int = 60) -> Scaling:
+def _largest(singular_values: Sequence[float]) -> float:
+    sizes = np.asarray(singular_values, np.float64)
+    if (
+        sizes.ndim != 1
+        or not sizes.size
+        or not np.all(np.isfinite(sizes))
+        or not 1e-140 < sizes.max() < 1e140
+    ):
+        raise ValueError(
+            f"singular_values={singular_values}; give finite numbers, the largest in (1e-140, 1e140)"
+        )
+    return float(sizes.max())
+
+
+def optimise(
+    evaluate: Callable[[np.ndarray], Scaling],
+    start: Sequence[float],
+    sweeps: int = 2000,
+    tolerance: float = 1e-10,
+) -> Scaling:
     """Minimise a scaling's factor over the logarithms of some scales: pattern search with shrinking steps.
 
     The factor is a maximum over a spectrum, so it has kinks and no gradient is asked of it; diagonal moves
@@ -71,7 +98,11 @@ def optimise(evaluate: Callable[[np.ndarray], Scaling], start: Sequence[float], 
       evaluate: ``(k,)`` logarithms to a :class:`Scaling`; ``lambda x: at_best_step(rates.predict(...), ...)``
         optimises for any network and data.
       start: ``(k,)``.
-      sweeps: halvings of the search step, from 1.
+      sweeps: at most so many sweeps over all moves.
+      tolerance: the search ends once moves of this length (in logarithms) do not help.
+
+    Raises:
+      ValueError: no end within ``sweeps``.
     """
     point = np.array(start, dtype=np.float64)
     found, step = evaluate(point), 1.0
@@ -85,7 +116,11 @@ def optimise(evaluate: Callable[[np.ndarray], Scaling], start: Sequence[float], 
             point, found = trials[leader], results[leader]
         else:
             step /= 2
-    return found
+            if step < tolerance:
+                return found
+    raise ValueError(
+        f"no optimum within {sweeps} sweeps: moves of {step:.2g} still help; give more, or a nearer start"
+    )
 
 
 def _closed(singular_values: Sequence[float], dims: Sequence[int]) -> Callable[[Sequence[float]], Scaling]:

@@ -45,7 +45,11 @@ def unit_rate(
             return _finite(hessian.predict_product(params, arrays["loss"], **given))
         if cell.activation != "linear":
             phi = registry.ACTIVATIONS.get(cell.activation)
-            return _finite(hessian.predict_network(params, arrays["x"], phi(jax), **given)) if phi else None
+            return (
+                _finite(hessian.predict_network(params, arrays["x"], phi(jax), zero=1e-10, **given))
+                if phi
+                else None
+            )
         return _finite(rates.predict(params, _square(arrays), **given))
     except (ValueError, np.linalg.LinAlgError):  # singular there: no answer
         return None
