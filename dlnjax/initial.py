@@ -12,6 +12,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from dlnjax import network, stiefel
@@ -24,6 +25,11 @@ def _check(dims: Sequence[int]) -> None:
         raise ValueError(
             f"dims={tuple(dims)}; give the widths (d_0, ..., d_N), at least two positive integers"
         )
+
+
+def _check_size(name: str, size: float | jax.Array) -> None:
+    if not isinstance(size, Tracer) and not 0 <= float(size) < float("inf"):
+        raise ValueError(f"{name}={size}; give a finite number >= 0")
 
 
 @partial(jax.jit, static_argnames=("sample", "shape", "dtype"))
@@ -54,8 +60,12 @@ def haar(
       dims: ``(d_0, ..., d_N)``.
       first_scale: the singular value of ``W_1``.
       dtype: a floating dtype; None is JAX's default.
+
+    Raises:
+      ValueError: dims that are none, or a negative scale (as in every function here; traced values are not checked).
     """
     _check(dims)
+    _check_size("first_scale", first_scale)
     first, *rest = _draw(key, dims, stiefel.random, dtype)
     return (first_scale * first, *rest)
 
@@ -84,10 +94,14 @@ def teacher(
         )
     if (
         rho == 0
-        or any(s <= 0 for s in singular_values)
+        or not all(0 < s < float("inf") for s in singular_values)
         or list(singular_values) != sorted(singular_values)[::-1]
     ):
         raise ValueError(f"singular_values={list(singular_values)}; give positive, nonincreasing numbers")
+    if not float(values[-1]) >= float(jnp.finfo(values.dtype).tiny) or not jnp.isfinite(values[0]):
+        raise ValueError(
+            f"singular_values={list(singular_values)} are out of the range of {values.dtype}; rescale them, or give dtype"
+        )
     layers_key, left_key, right_key = jax.random.split(key, 3)
     rest = haar(layers_key, dims, 1.0, dtype)[1:]
     right = stiefel.random(right_key, (dims[0], rho), values.dtype)
@@ -118,6 +132,8 @@ def perturb(key: jax.Array, params: Params, noise: float | jax.Array) -> Params:
     A run ``(k, d, d)`` gets independent noise in every layer.
     """
 
+    _check_size("noise", noise)
+
     def noisy(i: int, leaf: jax.Array) -> jax.Array:
         return leaf + noise * jax.random.normal(jax.random.fold_in(key, i), leaf.shape, leaf.dtype)
 
@@ -130,7 +146,7 @@ def gaussian(
 ) -> Params:
     """Independent normal layers, ``W_i`` with variance ``gain^2 / d_{i-1}`` an entry (LeCun scaling at gain 1)."""
     _check(dims)
-
+    _check_size("gain", gain)
     layers = _draw(key, dims, jax.random.normal, dtype)
     return tuple(gain / layer.shape[1] ** 0.5 * layer for layer in layers)
 
@@ -138,15 +154,21 @@ def gaussian(
 def spectral(product: jax.Array, dims: Sequence[int]) -> Params:
     """The balanced factorisation of a product: ``W_{i+1}^T W_{i+1} = W_i W_i^T`` and ``W_N ... W_1 = product``.
 
-    With ``product = U S V^T`` every layer carries ``S^{1/N}`` (source E's aligned modes; source C).
+    With ``product = U S V^T`` every layer carries ``S^{1/N}`` (Saxe, McClelland and Ganguli, 2013; Bah et al., 2022).
 
     Args:
-      product: ``(d_N, d_0)``, of rank at most the narrowest width (the rest is cut off).
+      product: ``(d_N, d_0)``, of rank at most the narrowest width; of any other the layers carry the best product of
+        that rank.
       dims: ``(d_0, ..., d_N)``.
+
+    Raises:
+      ValueError: a product of another shape, or one that is not finite (unless traced).
     """
     _check(dims)
     if product.shape != (dims[-1], dims[0]):
         raise ValueError(f"product has shape {product.shape}; dims ask for ({dims[-1]}, {dims[0]})")
+    if not isinstance(product, Tracer) and not bool(jnp.all(jnp.isfinite(product))):
+        raise ValueError("product holds numbers that are not finite")
     layers = len(dims) - 1
     rank = min(dims)
     left, values, right = jnp.linalg.svd(product, full_matrices=False)
@@ -166,6 +188,7 @@ def balanced(
 ) -> Params:
     """A random balanced start: the factorisation of a Gaussian product with entries of this standard deviation."""
     _check(dims)
+    _check_size("scale", scale)
     product = scale * jax.random.normal(key, (dims[-1], dims[0]), dtype or float)
     return spectral(product, dims)
 
@@ -173,4 +196,5 @@ def balanced(
 def identity(dims: Sequence[int], scale: float = 1.0, dtype: DTypeLike | None = None) -> Params:
     """Every layer ``scale`` times the (rectangular) identity."""
     _check(dims)
+    _check_size("scale", scale)
     return tuple(scale * jnp.eye(dims[i + 1], dims[i], dtype=dtype or float) for i in range(len(dims) - 1))

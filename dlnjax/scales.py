@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from dlnjax import network
 from dlnjax._types import Params, Scales
@@ -18,12 +19,26 @@ def spectral_norm_squared(matrix: jax.Array) -> jax.Array:
 
 
 def discrepant(params: Params) -> Scales:
-    """1 for ``W_1`` and ``1 / ||W_1||_2^2`` for every other layer (source A's discrepant steps).
+    """1 for ``W_1`` and ``1 / ||W_1||_2^2`` for every other layer: the discrepant steps of Qin, Tan and Zhu, 2024.
 
     Give the teacher's or the best solution's params where they are known: predictions use the same scales.
+
+    Raises:
+      ValueError: a first layer that is zero, not finite, or of a norm whose square is out of range (unless traced).
     """
-    inverse = 1 / spectral_norm_squared(params[0])
+    inverse = _inverse(params)
     return (jnp.ones_like(inverse), *([inverse] * (len(params) - 1)))
+
+
+def _inverse(params: Params) -> jax.Array:
+    """``1 / ||W_1||_2^2``."""
+    inverse = 1 / spectral_norm_squared(params[0])
+    if not isinstance(inverse, Tracer) and not 0 < float(inverse) < float("inf"):
+        raise ValueError(
+            f"1/||W_1||_2^2 is {inverse}; give a first layer that is not zero, and rescale the target where its square is "
+            "out of range"
+        )
+    return inverse
 
 
 def middle(params: Params) -> Scales:
@@ -31,8 +46,11 @@ def middle(params: Params) -> Scales:
 
     ``1`` for ``W_1``, ``1/||W_1||_2^2`` for the last layer and ``1/((N-2) ||W_1||_2^2)`` for the ``N - 2``
     layers between: the middle layers, which all turn the same way, then turn together as much as one layer does.
+
+    Raises:
+      ValueError: as :func:`discrepant`.
     """
-    last = 1 / spectral_norm_squared(params[0])
+    last = _inverse(params)
     between = last / max(network.num_layers(params) - 2, 1)
     scales: list = [jnp.ones_like(last)]
     for leaf in params[1:]:

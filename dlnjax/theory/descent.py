@@ -1,8 +1,8 @@
-r"""Source B: gradient descent on all layers with no constraint, and what is certain about it.
+r"""Gradient descent on all layers with no constraint (Nguegnang, Rauhut and Terstiege, 2024), and what is certain.
 
 Balancedness ``D_j = W_{j+1}^T W_{j+1} - W_j W_j^T`` is conserved by the flow and drifts at second order in
 the step. The step rules bound that drift, and with it everything else: the loss falls by at least
-``s eta ||grad||^2`` a step, the imbalance stays below delta, the layers stay bounded. One rule is
+``s eta ||grad||^2`` a step, the imbalance stays below delta, the layers stay bounded, at every step. One rule is
 [derived] for this project; the other is the published one [paper, constants from memory, not checked].
 """
 
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from dlnjax import network
 from dlnjax._linalg import matmul, transpose
@@ -39,13 +40,26 @@ def drift(gradients: Params, step_size: Any) -> tuple[Array, ...]:
 
     Args:
       gradients: the layer gradients at the step's start.
-      step_size: ``eta``.
+      step_size: ``eta >= 0``.
+
+    Raises:
+      ValueError: a negative or infinite step (unless traced).
     """
+    _check_step(step_size)
     return tuple(step_size**2 * d for d in balancedness(gradients))
 
 
+def _check_step(step_size: Any) -> None:
+    if not isinstance(step_size, Tracer) and not np.all(
+        np.isfinite(step_size) & (np.asarray(step_size) >= 0)
+    ):
+        raise ValueError(f"step_size={step_size}; give a finite number >= 0")
+
+
 def imbalance(params: Params) -> Array:
-    """``max_j ||D_j||_2``."""
+    """``max_j ||D_j||_2``; 0 for a single layer, which has nothing to balance."""
+    if network.num_layers(params) < 2:
+        return jnp.zeros((), params[0].dtype)
     return jnp.max(jnp.stack([jnp.linalg.norm(d, 2) for d in balancedness(params)]))
 
 
@@ -54,8 +68,8 @@ class Bound(NamedTuple):
 
     Attributes:
       step_size: the largest ``eta`` the rule allows.
-      delta: the bound on the imbalance for ever.
-      layer_bound: ``K >= ||W_j||_2^2`` for ever.
+      delta: the bound on the imbalance at every step.
+      layer_bound: ``K >= ||W_j||_2^2`` at every step.
       decrease: s, in ``L+ <= L - s eta ||grad||_F^2``.
     """
 
@@ -79,7 +93,8 @@ def step_bound(params: Params, x: Any, y: Any, *, decrease: float = 0.5, share: 
       share: a in (0, 1).
 
     Raises:
-      ValueError: x without full row rank, or s, a outside (0, 1).
+      ValueError: x without full row rank, s or a outside (0, 1), data that do not fit the layers or are not finite, a
+        bound out of the range of numbers.
     """
     known = _known(params, x, y, decrease, share)
 
@@ -120,7 +135,12 @@ def _known(params: Params, x: Any, y: Any, decrease: float, share: float) -> _Kn
     if not (0 < decrease < 1 and 0 < share < 1):
         raise ValueError(f"decrease={decrease}, share={share}; both must lie strictly between 0 and 1")
     layers = _host.chain(params).layers
-    x, y = _host.array(x), _host.array(y)
+    x, y = _data(x, y)
+    if (layers[-1].shape[0], layers[0].shape[1]) != (len(y), len(x)):
+        raise ValueError(
+            f"layers from {layers[0].shape[1]} inputs to {layers[-1].shape[0]} outputs, x {x.shape}, y {y.shape}; give x "
+            "(d_0, n) and y (d_N, n)"
+        )
     values = np.linalg.svd(x, compute_uv=False)
     if x.shape[1] < x.shape[0] or values[-1] <= 1e-12 * values[0]:
         raise ValueError(
@@ -134,17 +154,32 @@ def _known(params: Params, x: Any, y: Any, decrease: float, share: float) -> _Kn
     return _Known(len(layers), float(worst), loss, product, values[0], float(np.linalg.norm(x @ y.T, 2)))
 
 
+def _data(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    x, y = _host.array(x), _host.array(y)
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or 0 in (*x.shape, *y.shape):
+        raise ValueError(
+            f"x has shape {x.shape} and y {y.shape}; give x (d_0, n) and y (d_N, n), none of them empty"
+        )
+    if not (np.all(np.isfinite(x)) and np.all(np.isfinite(y))):
+        raise ValueError("x or y holds numbers that are not finite")
+    return x, y
+
+
 def _largest(rates, least: float, decrease: float) -> Bound:
     """The delta >= least that maximises the smaller of a falling and a rising bound: where they cross."""
     low = max(least, 1e-12)
     high = max(2 * low, 1.0)
-    while rates(high)[0] > rates(high)[1]:
+    while rates(high)[0] > rates(high)[1] and high < 1e300:
         high *= 2
-    for _ in range(200):
+    for _ in range(200):  # geometric: more halvings than a logarithm of the range has digits
         middle = np.sqrt(low * high)
         low, high = (middle, high) if rates(middle)[0] > rates(middle)[1] else (low, middle)
     delta = max(high, least)
     first, second, layer_bound = rates(delta)
+    if not (np.isfinite(layer_bound) and 0 < min(first, second) < np.inf):
+        raise ValueError(
+            f"the rule's step {min(first, second)} or its bound {layer_bound} is out of range; rescale the data or the target"
+        )
     return Bound(float(min(first, second)), float(delta), float(layer_bound), decrease)
 
 
@@ -173,8 +208,14 @@ def certify(
 
     Returns:
       ``(params, Certificate)``.
+
+    Raises:
+      ValueError: a negative step, no step to take. Traced values are not checked.
     """
     eta = bound.step_size if step_size is None else step_size
+    _check_step(eta)
+    if num_steps != int(num_steps) or num_steps < 1:
+        raise ValueError(f"num_steps={num_steps}; give a whole number of at least 1")
 
     def step(carry: Params, _):
         gradients = problem.gradients(carry, jnp.zeros((), jnp.int32))
@@ -199,7 +240,7 @@ class Critical(NamedTuple):
 
     Attributes:
       kind: ``"none"`` (not critical), ``"saddle"`` (negative curvature), ``"minimum"`` (none below rounding).
-      gradient_norm: over all layers, relative to ``max(1, ||W||)``.
+      gradient_norm: over all layers, relative to what cancels in it (``Rate.gradient``): free of scale.
       curvature: the smallest eigenvalue of the Hessian over the layers; None where not critical.
       rank: of the product.
     """
@@ -215,48 +256,99 @@ def critical_point(params: Params, problem: Quadratic, tolerance: float = 1e-6) 
 
     The Hessian is formed: for networks of at most a few thousand entries. A saddle that is not strict (zero
     smallest eigenvalue, as at the origin for ``N >= 3``) counts as a minimum here: second order cannot tell.
+
+    Args:
+      params: layers, none constrained. problem: a square loss.
+      tolerance: the relative gradient up to which a point is critical; curvature below minus ten times it, relative to
+        the largest, is negative.
+
+    Raises:
+      ValueError: a problem that is not quadratic.
     """
-    gradients = problem.gradients(params, jnp.zeros((), jnp.int32))
-    layers = _host.chain(params).layers
-    product = _host.compose(layers, layers[0].shape[1])
-    norm = float(np.sqrt(sum(np.sum(_host.array(g) ** 2) for g in gradients)))
-    norm /= max(1.0, float(np.linalg.norm(product)))
-    rank = numerical_rank(product)
-    if norm > tolerance:
+    net = _host.chain(params, constrained=[False] * len(params))
+    norm = _host.relative_gradient(net, _host.data(problem))
+    rank = numerical_rank(net.product)
+    if not norm <= tolerance:
         return Critical("none", norm, None, rank)
-    lowest = hessian.smallest_curvature(params, problem)
-    kind = "saddle" if lowest < -10 * tolerance else "minimum"
+    values = np.linalg.eigvalsh(hessian.matrix(params, problem, constrained=[False] * len(params)))
+    lowest = float(values[0])
+    kind = "saddle" if lowest < -10 * tolerance * np.max(np.abs(values)) else "minimum"
     return Critical(kind, norm, lowest, rank)
 
 
 def numerical_rank(product: Any, relative: float = 1e-3) -> int:
-    """Singular values above this fraction of the largest (0 for the zero matrix)."""
-    values = np.linalg.svd(_host.array(product), compute_uv=False)
-    return int(np.sum(values > max(relative * values[0], 1e-12)))
+    """Singular values above this fraction of the largest (0 for the zero matrix).
+
+    Raises:
+      ValueError: not a matrix, not finite, or a fraction outside [0, 1).
+    """
+    product = _host.array(product)
+    if product.ndim != 2 or not product.size or not np.all(np.isfinite(product)) or not 0 <= relative < 1:
+        raise ValueError(
+            f"product of shape {product.shape}, relative={relative}; give a finite matrix and a fraction"
+        )
+    values = np.linalg.svd(product, compute_uv=False)
+    return int(np.sum(values > relative * values[0]))
 
 
 def rank_optimum(x: Any, y: Any, rank: int) -> float:
-    """The smallest loss of a product of this rank, ``1/2 (||Y||^2 - sum_{i<=k} s_i^2)``.
+    """The smallest loss of a product of at most this rank, ``1/2 (||Y||^2 - sum_{i<=k} s_i^2)`` (Eckart and Young, 1936).
 
     s are the singular values of ``Y X^T (X X^T)^{-1/2}``, that is of Y on the row space of X.
+
+    Args:
+      x: ``(d_0, n)``. y: ``(d_N, n)``. rank: 0 to ``min(d_0, d_N)``.
+
+    Raises:
+      ValueError: a rank that no product has; data that are none.
+
+    Example:
+      >>> import numpy as np
+      >>> rank_optimum(np.eye(2), np.diag([2.0, -1.0]), 1)
+      0.5
     """
-    return float(rank_optima(x, y)[rank])
+    optima = rank_optima(x, y)
+    if rank != int(rank) or not 0 <= rank < len(optima):
+        raise ValueError(
+            f"rank={rank}; give a whole number from 0 to {len(optima) - 1}, the least width of the data"
+        )
+    return float(optima[int(rank)])
 
 
 def rank_optima(x: Any, y: Any) -> np.ndarray:
-    """The loss of the best product of rank 0, 1, ..., min(d_0, d_N)."""
-    x, y = _host.array(x), _host.array(y)
+    """The loss of the best product of rank 0, 1, ..., min(d_0, d_N).
+
+    Directions of x below ``max(d_0, n)`` rounding units of its largest singular value count as absent.
+
+    Raises:
+      ValueError: data that are empty, of different lengths or not finite.
+    """
+    x, y = _data(x, y)
+    scale = float(np.max(np.abs(y))) or 1.0
+    y = y / scale
     _, values, rows = np.linalg.svd(x, full_matrices=False)
-    inside = y @ rows[values > 1e-12 * values[0]].T
+    kept = rows[values > max(x.shape) * np.finfo(float).eps * values[0]]
+    inside = y @ kept.T
     found = np.linalg.svd(inside, compute_uv=False)
     count = min(x.shape[0], y.shape[0])
     found = np.concatenate([found, np.zeros(max(count - found.size, 0))])[:count]
-    outside = np.sum(y**2) - np.sum(inside**2)
-    return (outside + np.concatenate([np.cumsum(found[::-1] ** 2)[::-1], [0.0]])) / 2
+    outside = np.sum((y - inside @ kept) ** 2)
+    with np.errstate(over="ignore", under="ignore"):
+        optima = (outside + np.concatenate([np.cumsum(found[::-1] ** 2)[::-1], [0.0]])) / 2 * scale * scale
+    if not np.all(np.isfinite(optima)) or (optima[0] == 0 and np.any(y)):
+        raise ValueError(f"y is of size {scale:.3g}, whose square is out of range; rescale the outputs")
+    return optima
 
 
 def reached_rank(loss: float, optima: Sequence[float], tolerance: float = 1e-3) -> int:
-    """Which rank's optimum a loss is at; -1 where it is at none (to ``tolerance`` of the loss at zero)."""
-    gaps = np.abs(np.asarray(optima) - loss)
+    """Which rank's optimum a loss is at; -1 where it is at none (to ``tolerance`` of the loss at zero).
+
+    Raises:
+      ValueError: no optima, or numbers that are not finite.
+    """
+    optima = np.asarray(optima, np.float64)
+    if optima.ndim != 1 or not optima.size or not np.all(np.isfinite(optima)) or not np.isfinite(loss):
+        raise ValueError(f"loss={loss}, optima={optima}; give finite numbers, one optimum a rank at least")
+    gaps = np.abs(optima - loss)
     place = int(np.argmin(gaps))
     return place if gaps[place] <= tolerance * optima[0] else -1

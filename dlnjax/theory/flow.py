@@ -1,4 +1,4 @@
-r"""Source C: gradient flow of balanced networks is a Riemannian flow of the product.
+r"""Gradient flow of balanced networks is a Riemannian flow of the product (Bah, Rauhut, Terstiege and Westdickenberg, 2022).
 
 With balanced layers ``dW/dt = -A_W(dL/dW)``,
 
@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from dlnjax import network
 from dlnjax._linalg import matmul, transpose
@@ -25,9 +26,19 @@ ZERO = 1e-9
 
 
 def _powers(product: jax.Array, num_layers: int, direction: jax.Array):
+    if product.shape != direction.shape or product.ndim != 2 or not product.size:
+        raise ValueError(
+            f"product {product.shape} and direction {direction.shape}; give two matrices of one shape, not empty"
+        )
+    _check_depth(num_layers)
     left, values, right = jnp.linalg.svd(product, full_matrices=True)
     kept = jnp.where(values > ZERO * jnp.max(values), values, 0)
     return left, kept, right, matmul(matmul(transpose(left), direction), transpose(right))
+
+
+def _check_depth(num_layers: int) -> None:
+    if num_layers != int(num_layers) or num_layers < 1:
+        raise ValueError(f"num_layers={num_layers}; give a whole number of at least 1")
 
 
 def _coefficients(values: jax.Array, shape: tuple[int, ...], num_layers: int) -> jax.Array:
@@ -48,7 +59,7 @@ def _coefficients(values: jax.Array, shape: tuple[int, ...], num_layers: int) ->
 
 
 def operator(product: jax.Array, direction: jax.Array, num_layers: int) -> jax.Array:
-    """``A_W(Z)`` of source C [paper].
+    """``A_W(Z)`` [paper].
 
     Args:
       product: ``W (d_N, d_0)``.
@@ -58,20 +69,21 @@ def operator(product: jax.Array, direction: jax.Array, num_layers: int) -> jax.A
     Raises:
       ValueError: shapes that differ, or no layer.
     """
-    if product.shape != direction.shape or product.ndim != 2:
-        raise ValueError(
-            f"product {product.shape} and direction {direction.shape}; give two matrices of one shape"
-        )
-    if num_layers < 1:
-        raise ValueError(f"num_layers={num_layers}; give at least 1")
     left, values, right, inner = _powers(product, num_layers, direction)
     scaled = _coefficients(values, product.shape, num_layers) * inner
     return matmul(matmul(left, scaled), right)
 
 
 def spectrum(product: Any, num_layers: int) -> np.ndarray:
-    """Eigenvalues of ``A_W``: ``sum_j s_a^{2(N-j)/N} s_b^{2(j-1)/N}``, ascending, ``d_N d_0`` of them."""
+    """Eigenvalues of ``A_W``: ``sum_j s_a^{2(N-j)/N} s_b^{2(j-1)/N}``, ascending, ``d_N d_0`` of them.
+
+    Raises:
+      ValueError: not a matrix, or no layer.
+    """
     product = jnp.asarray(product)
+    if product.ndim != 2 or not product.size:
+        raise ValueError(f"product has shape {product.shape}; give a matrix that is not empty")
+    _check_depth(num_layers)
     values = jnp.linalg.svd(product, compute_uv=False)
     values = jnp.where(values > ZERO * jnp.max(values), values, 0)
     return np.sort(np.asarray(_coefficients(values, product.shape, num_layers)).ravel())
@@ -80,8 +92,13 @@ def spectrum(product: Any, num_layers: int) -> np.ndarray:
 def metric(product: jax.Array, first: jax.Array, second: jax.Array, num_layers: int) -> jax.Array:
     """The Riemannian metric ``<A_W^{-1}(Z_1), Z_2>`` on directions tangent to the products of W's rank.
 
-    Parts of a direction outside the range of ``A_W`` are ignored.
+    Parts of a direction outside the range of ``A_W`` are left out: they leave the products of W's rank, and have no length.
+
+    Raises:
+      ValueError: shapes that differ, or no layer.
     """
+    if second.shape != product.shape:
+        raise ValueError(f"product {product.shape} and second {second.shape}; give matrices of one shape")
     left, values, right, inner = _powers(product, num_layers, first)
     other = matmul(matmul(transpose(left), second), transpose(right))
     weights = _coefficients(values, product.shape, num_layers)
@@ -110,6 +127,8 @@ def integrate_layers(
 
     Raises:
       ImportError: without the extra ``flow``.
+      ValueError: times that do not increase, a tolerance that is not positive.
+      RuntimeError: (of diffrax) an integrator that does not reach the last time in 65536 steps.
     """
 
     def field(t, layers, _):
@@ -133,6 +152,14 @@ def _integrate(field, start, times: jax.Array, tolerance: float) -> Any:
         raise ImportError(
             'a flow needs diffrax, which is not installed; pip install "dlnjax[flow]"'
         ) from missing
+    if (
+        jnp.ndim(times) != 1
+        or len(times) < 2
+        or not (isinstance(times, Tracer) or np.all(np.diff(times) > 0))
+    ):
+        raise ValueError(f"times={times}; give at least two, increasing")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance={tolerance}; give a positive number")
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
         diffrax.Dopri8(),
@@ -148,7 +175,15 @@ def _integrate(field, start, times: jax.Array, tolerance: float) -> Any:
 
 
 def descent(params: Params, problem: Quadratic, step_size: Any, num_steps: int) -> Params:
-    """Plain gradient descent on all layers: the flow's explicit Euler scheme."""
+    """Plain gradient descent on all layers: the flow's explicit Euler scheme.
+
+    Raises:
+      ValueError: a negative step or number of steps (unless traced).
+    """
+    if not isinstance(step_size, Tracer) and not (np.isfinite(step_size) and step_size >= 0):
+        raise ValueError(f"step_size={step_size}; give a finite number >= 0")
+    if not isinstance(num_steps, Tracer) and (num_steps != int(num_steps) or num_steps < 0):
+        raise ValueError(f"num_steps={num_steps}; give a whole number >= 0")
 
     def step(_, layers: Params) -> Params:
         gradients = problem.gradients(layers, jnp.zeros((), jnp.int32))
@@ -160,7 +195,13 @@ def descent(params: Params, problem: Quadratic, step_size: Any, num_steps: int) 
 def descent_gap(
     params: Params, problem: Quadratic, time: float, num_steps: int, *, tolerance: float = 1e-10
 ) -> jax.Array:
-    """``||W_gd - W_flow||_F`` of the product at one time: falls like the step, ``time / num_steps``."""
+    """``||W_gd - W_flow||_F`` of the product at one time: falls like the step, ``time / num_steps``.
+
+    Raises:
+      ValueError: a time or number of steps that is not positive.
+    """
+    if not (time > 0 and num_steps >= 1):
+        raise ValueError(f"time={time}, num_steps={num_steps}; both must be positive")
     flowed = integrate_layers(params, problem, jnp.array([0.0, time]), tolerance=tolerance)
     end = network.end_to_end(jax.tree.map(lambda leaf: leaf[-1], flowed))
     stepped = network.end_to_end(descent(params, problem, time / num_steps, num_steps))
