@@ -9,10 +9,12 @@ Each is smooth and convex in the product ``W`` with curvature in ``[low, high]``
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from dlnjax._linalg import matmul, transpose
 from dlnjax.problem import ProductLoss
@@ -34,7 +36,18 @@ class WeightedSquare(ProductLoss):
         return jnp.sum(self.weights * jnp.square(product - self.optimum)) / 2
 
     def curvature(self) -> tuple[float, float]:
-        return float(jnp.min(self.weights)), float(jnp.max(self.weights))
+        """The extreme weights.
+
+        Raises:
+          ValueError: weights that are not positive, finite and of the optimum's shape.
+        """
+        low, high = float(jnp.min(self.weights)), float(jnp.max(self.weights))
+        if self.weights.shape != self.optimum.shape or not 0 < low <= high < float("inf"):
+            raise ValueError(
+                f"weights from {low} to {high} of shape {self.weights.shape} for an optimum {self.optimum.shape}; give "
+                "positive numbers, one an entry"
+            )
+        return low, high
 
 
 @jax.tree_util.register_dataclass
@@ -59,18 +72,51 @@ class MatrixSensing(ProductLoss):
         return jnp.sum(jnp.square(matmul(flat, difference))) / 2
 
     def curvature(self) -> tuple[float, float]:
-        flat = np.asarray(self.measurements, np.float64).reshape(self.measurements.shape[0], -1)
-        values = np.linalg.svd(flat, compute_uv=False) ** 2
-        return (float(values[-1]) if flat.shape[0] >= flat.shape[1] else 0.0), float(values[0])
+        """Extreme squared singular values of the measurements; 0 for directions that none of them sees (to rounding).
+
+        Raises:
+          ValueError: measurements that are none, not finite or all zero.
+        """
+        flat = self._flat()
+        values = np.linalg.svd(flat, compute_uv=False)
+        if not 0 < values[0] < np.inf:
+            raise ValueError("the measurements are all zero: the loss has no curvature")
+        low = values[-1] if flat.shape[0] >= flat.shape[1] else 0.0
+        seen = low > max(flat.shape) * np.finfo(np.float64).eps * values[0]
+        return (float(low**2) if seen else 0.0), float(values[0] ** 2)
+
+    def _flat(self) -> np.ndarray:
+        shape = self.measurements.shape
+        flat = np.asarray(self.measurements, np.float64)
+        if (
+            len(shape) != 3
+            or not flat.size
+            or shape[1:] != self.optimum.shape
+            or not np.all(np.isfinite(flat))
+        ):
+            raise ValueError(
+                f"measurements of shape {shape} for an optimum {self.optimum.shape}; give (m, d_N, d_0), m >= 1, finite"
+            )
+        return flat.reshape(shape[0], -1)
 
     def restricted(self, rank: int, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
         """Extreme ``sum_k <A_k, Z>^2 / ||Z||^2`` over random Z of this rank: an estimate from inside.
 
         The true bounds over all differences of that rank are wider, so a guarantee built on it is a
         conjecture; take rank 2r for differences of rank-r products.
+
+        Args:
+          rank: 1 to ``min(d_N, d_0)``. draws: at least 1. seed: of the draws.
+
+        Raises:
+          ValueError: a rank or number of draws that is none.
         """
+        flat = self._flat()
+        if rank != int(rank) or not 1 <= rank <= min(self.optimum.shape) or not draws >= 1:
+            raise ValueError(
+                f"rank={rank}, draws={draws}; give a rank from 1 to {min(self.optimum.shape)}, draws >= 1"
+            )
         rng = np.random.default_rng(seed)
-        flat = np.asarray(self.measurements, np.float64).reshape(self.measurements.shape[0], -1)
         rows, columns = self.measurements.shape[1:]
         left, right = rng.standard_normal((draws, rows, rank)), rng.standard_normal((draws, rank, columns))
         z = (left @ right).reshape(draws, -1)
@@ -103,32 +149,109 @@ class RidgeLogistic(ProductLoss):
     def curvature(self) -> tuple[float, float]:
         """``ridge`` and ``ridge + ||x||_2^2 / 4``: the logistic function's slope is at most 1/4."""
         ridge = float(self.ridge)
+        if not 0 < ridge < float("inf"):
+            raise ValueError(f"ridge={ridge}; give a positive, finite number")
         return ridge, ridge + float(jnp.linalg.norm(self.x, 2)) ** 2 / 4
 
 
-def ridge_logistic(x: jax.Array, y: jax.Array, ridge: float, *, num_steps: int = 50) -> RidgeLogistic:
-    """The problem with its minimiser, by Newton's method on each output.
+def ridge_logistic(
+    x: jax.Array, y: jax.Array, ridge: float, *, num_steps: int = 200, tolerance: float | None = None
+) -> RidgeLogistic:
+    """The problem with its minimiser, by damped Newton steps on each output.
+
+    Steps are halved until the loss falls by a part of what its slope promises (Armijo, 1966), so that every step descends from any start; the
+    loss is strongly convex, and the last steps are whole and double the digits.
 
     Args:
       x: ``(d_0, n)``; y: ``(d_N, n)`` in [0, 1].
-      ridge: positive.
+      ridge: positive, in the units of ``x^2``.
+      num_steps: Newton steps at most.
+      tolerance: the gradient at the minimiser, by the size of the terms that cancel in it; None is 256 rounding units.
+
+    Returns:
+      The loss; its ``optimum`` is nan in the rows that have not converged where x, y or the ridge are traced.
 
     Raises:
-      ValueError: a ridge that is not positive.
+      ValueError: a ridge that is not positive, labels outside [0, 1], shapes that do not fit, numbers that are not
+        finite, a minimiser not found to the tolerance.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> made = ridge_logistic(jnp.array([[1.0, -1.0]]), jnp.array([[1.0, 0.0]]), 0.5)
+      >>> round(float(made.optimum[0, 0]), 5)
+      0.97432
     """
-    if not ridge > 0:
-        raise ValueError(f"ridge={ridge}; give a positive number, it is what makes the loss strongly convex")
-    identity = jnp.eye(x.shape[0], dtype=x.dtype)
-
-    def newton(w: jax.Array, target: jax.Array) -> jax.Array:
-        chance = jax.nn.sigmoid(matmul(w[None], x)[0])
-        slope = matmul(x, (chance - target)[:, None])[:, 0] + ridge * w
-        curved = matmul(x * (chance * (1 - chance))[None], transpose(x)) + ridge * identity
-        step = jnp.linalg.solve(curved, slope)
-        return w - step / jnp.maximum(1.0, jnp.linalg.norm(step) / 2)
-
-    def minimise(target: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(0, num_steps, lambda _, w: newton(w, target), jnp.zeros(x.shape[0], x.dtype))
-
-    optimum = jax.lax.map(minimise, y)
+    _check_labels(x, y, ridge)
+    tolerance = 256 * float(jnp.finfo(x.dtype).eps) if tolerance is None else tolerance
+    optimum, error = _minimisers(
+        x, y, jnp.asarray(ridge, x.dtype), num_steps, jnp.asarray(tolerance, x.dtype)
+    )
+    if not isinstance(error, Tracer) and not bool(jnp.all(error <= tolerance)):
+        raise ValueError(
+            f"{int(jnp.sum(~(error <= tolerance)))} of {len(error)} minimisers have a relative gradient of up to "
+            f"{float(jnp.max(error)):.2g}, above tolerance={tolerance:g}, after at most {num_steps} Newton steps; centre and scale x, or "
+            "give a larger ridge, tolerance or num_steps"
+        )
+    optimum = jnp.where((error <= tolerance)[:, None], optimum, jnp.nan)
     return RidgeLogistic(x, y, jnp.asarray(ridge, x.dtype), optimum)
+
+
+def _check_labels(x: jax.Array, y: jax.Array, ridge: float) -> None:
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not x.size or not y.size:
+        raise ValueError(f"x has shape {x.shape} and y {y.shape}; give x (d_0, n) and y (d_N, n), not empty")
+    if not isinstance(ridge, Tracer) and not 0 < ridge < float("inf"):
+        raise ValueError(f"ridge={ridge}; give a positive number, it is what makes the loss strongly convex")
+    if not isinstance(x, Tracer) and not bool(jnp.all(jnp.isfinite(x))):
+        raise ValueError("x holds numbers that are not finite")
+    if not isinstance(y, Tracer) and not bool(jnp.all((y >= 0) & (y <= 1))):
+        raise ValueError("y holds labels outside [0, 1]")
+
+
+@partial(jax.jit, static_argnums=3)
+def _minimisers(
+    x: jax.Array, y: jax.Array, ridge: jax.Array, num_steps: int, tolerance: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The minimiser of every output ``(d_N, d_0)`` and its relative gradient ``(d_N,)``."""
+    identity = jnp.eye(x.shape[0], dtype=x.dtype)
+    unit = jnp.finfo(x.dtype).eps
+
+    def value(w: jax.Array, target: jax.Array) -> jax.Array:
+        scores = matmul(w[None], x)[0]
+        return jnp.sum(jnp.logaddexp(scores, 0) - target * scores) + ridge / 2 * jnp.sum(jnp.square(w))
+
+    def slope(w: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Gradient, its size relative to the terms that cancel and to the rounding of the scores, and the variances."""
+        chance = jax.nn.sigmoid(matmul(w[None], x)[0])
+        gradient = matmul(x, (chance - target)[:, None])[:, 0] + ridge * w
+        spread = chance * (1 - chance)
+        terms = jnp.abs(chance - target) + spread * matmul(jnp.abs(w)[None], jnp.abs(x))[0]
+        scale = jnp.linalg.norm(matmul(jnp.abs(x), terms[:, None])[:, 0] + ridge * jnp.abs(w))
+        size = jnp.linalg.norm(gradient)
+        return gradient, jnp.where(size > 0, size / jnp.where(scale > 0, scale, 1), 0), spread
+
+    def step(w: jax.Array, target: jax.Array) -> jax.Array:
+        gradient, _, spread = slope(w, target)
+        curved = matmul(x * spread[None], transpose(x)) + ridge * identity
+        direction = jnp.linalg.solve(curved, gradient)
+        promised, before = jnp.sum(gradient * direction), value(w, target)
+        slack = 16 * unit * jnp.abs(before)  # the rounding of the loss, of which the last steps are below
+
+        def poor(length: jax.Array) -> jax.Array:
+            gained = before - value(w - length * direction, target)
+            return ~(gained >= 1e-4 * length * promised - slack) & (length > 1e-12)
+
+        length = jax.lax.while_loop(poor, lambda t: t / 2, jnp.ones((), x.dtype))
+        return w - length * direction
+
+    def minimise(target: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def body(state: tuple[jax.Array, jax.Array, jax.Array]):
+            w, _, count = state
+            w = step(w, target)
+            return w, slope(w, target)[1], count + 1
+
+        start = jnp.zeros(x.shape[0], x.dtype)
+        state = start, slope(start, target)[1], jnp.zeros((), jnp.int32)
+        w, error, _ = jax.lax.while_loop(lambda s: ~(s[1] <= tolerance) & (s[2] < num_steps), body, state)
+        return w, error
+
+    return jax.lax.map(minimise, y)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from dlnjax import network
 from dlnjax._linalg import frobenius, matmul, transpose
@@ -103,6 +104,11 @@ def _times(matrix: jax.Array, factor: jax.Array | None) -> jax.Array:
     return matrix * factor[None] if factor.ndim == 1 else matmul(matrix, factor)
 
 
+def _check_finite(name: str, x: jax.Array) -> None:
+    if not isinstance(x, Tracer) and not bool(jnp.all(jnp.isfinite(x))):
+        raise ValueError(f"{name} holds numbers that are not finite")
+
+
 def loss(problem: Quadratic, product: jax.Array) -> jax.Array:
     """The loss of the product, ``L_min + 1/2 ||(W - W_ls) C^{1/2}||_F^2``."""
     return problem.product_loss(product)
@@ -116,8 +122,9 @@ def gradient(problem: Quadratic, product: jax.Array) -> jax.Array:
 def whitened(target: jax.Array) -> Quadratic:
     """``L = 1/2 ||W - T||_F^2``: data with ``X X^T = I`` and ``T = Y X^T`` of shape ``(d_N, d_0)``."""
     target = jnp.asarray(target)
-    if target.ndim != 2:
-        raise ValueError(f"target has shape {target.shape}; give the matrix T of shape (d_N, d_0)")
+    if target.ndim != 2 or not target.size:
+        raise ValueError(f"target has shape {target.shape}; give the matrix T of shape (d_N, d_0), not empty")
+    _check_finite("target", target)
     return Quadratic(target, target, jnp.zeros((), target.dtype))
 
 
@@ -127,67 +134,124 @@ def regression(x: jax.Array, y: jax.Array, *, rank_tolerance: float | None = Non
     Args:
       x: ``(d_0, n)`` inputs, one a column.
       y: ``(d_N, n)`` outputs.
-      rank_tolerance: singular values of x up to this fraction of the largest count as zero; None is
-        ``max(d_0, n)`` rounding units.
+      rank_tolerance: singular values of x up to this fraction of the largest count as zero. None: those of rounding, 16
+        units; where others lie below 128 units it cannot be told, and x is refused.
 
     Raises:
-      ValueError: shapes that do not fit.
+      ValueError: shapes that do not fit, no data; numbers that are not finite or whose square is out of range; an x of
+        which it cannot be told what rank it has. Traced arrays are not checked.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> made = regression(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([[2.0, 4.0, 6.0]]))
+      >>> round(float(made.target[0, 0]), 4), round(float(made.covariance[0, 0]), 3)
+      (2.0, 14.0)
     """
     basis, values, coordinates = _spectrum(x, y, rank_tolerance)
+    _check_range(values)
     inverse = jnp.where(values > 0, 1 / jnp.where(values > 0, values, 1), 0)
     projected = matmul(y, transpose(jnp.where(values[:, None] > 0, coordinates, 0)))
     target = matmul(projected * inverse[None], transpose(basis))
     root = matmul(basis * values[None], transpose(basis))
     covariance = matmul(basis * jnp.square(values)[None], transpose(basis))
+    _check_finite("the minimiser Y X^T C^+", target)
     return Quadratic(target, target, _unexplained(y, projected, coordinates), covariance, root)
 
 
-def whiten(x: jax.Array, y: jax.Array, *, rank_tolerance: float = 1e-10) -> tuple[Quadratic, jax.Array]:
+def whiten(x: jax.Array, y: jax.Array, *, rank_tolerance: float | None = None) -> tuple[Quadratic, jax.Array]:
     """The regression of y on x in coordinates where ``X X^T = I``, on the numerical rank of x.
 
     Args:
       x: ``(d_0, n)`` inputs. y: ``(d_N, n)`` outputs.
-      rank_tolerance: singular values above this fraction of the largest span the new coordinates.
+      rank_tolerance: singular values above this fraction of the largest span the new coordinates. None: those above
+        1e-10 (and 128 rounding units); where others lie above rounding, 16 units, x is refused.
 
     Returns:
       The whitened problem, of input width rho (the numerical rank), and the map ``(rho, d_0)`` that whitens an input.
       The rank depends on the values, so x must be concrete (not traced).
+
+    Raises:
+      ValueError: as :func:`regression`.
     """
-    basis, values, coordinates = _spectrum(x, y, rank_tolerance)
-    rank = int(jnp.sum(values > 0))
-    basis, values, coordinates = basis[:, :rank], values[:rank], coordinates[:rank]
+    basis, values, coordinates = _kept(*_spectrum(x, y, rank_tolerance, WHITENED))
     target = matmul(y, transpose(coordinates))
+    _check_finite("the whitening map", 1 / values)
     problem = replace(whitened(target), floor=_unexplained(y, target, coordinates))
     return problem, transpose(basis / values[None])
 
 
-def principal(x: jax.Array, y: jax.Array, *, rank_tolerance: float = 1e-10) -> tuple[Quadratic, jax.Array]:
+def _kept(basis: jax.Array, values: jax.Array, coordinates: jax.Array):
+    """The triplets that are not zero."""
+    rank = int(jnp.sum(values > 0))
+    return basis[:, :rank], values[:rank], coordinates[:rank]
+
+
+def principal(
+    x: jax.Array, y: jax.Array, *, rank_tolerance: float | None = None
+) -> tuple[Quadratic, jax.Array]:
     """The regression of y on x in the principal axes of x, where C is diagonal.
 
     Rotating the inputs rotates ``W_1`` and changes nothing else: gradient methods take the same steps as on the
     raw inputs, at a cost linear in the rank instead of quadratic in ``d_0``. Directions in which x
     is zero (to the tolerance) never move and are left out.
 
-    Args and returns as :func:`whiten`, the map being a partial isometry.
+    Args, returns and refusals as :func:`whiten`, the map being a partial isometry. ``covariance`` and ``root`` of the
+    problem are diagonals, ``(rho,)``.
     """
-    basis, values, coordinates = _spectrum(x, y, rank_tolerance)
-    rank = int(jnp.sum(values > 0))
-    basis, values, coordinates = basis[:, :rank], values[:rank], coordinates[:rank]
+    basis, values, coordinates = _kept(*_spectrum(x, y, rank_tolerance, WHITENED))
+    _check_range(values)
     projected = matmul(y, transpose(coordinates))
     target = projected / values[None]
+    _check_finite("the minimiser Y X^T C^+", target)
     floor = _unexplained(y, projected, coordinates)
     return Quadratic(target, target, floor, jnp.square(values), values), transpose(basis)
 
 
-def _spectrum(x, y, tolerance: float | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Singular triplets of x, values below the tolerance set to zero."""
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+#: Singular values of x above this fraction of the largest span whitened and principal coordinates.
+WHITENED = 1e-10
+#: Rounding units of the largest singular value: up to the first it is rounding, up to the second it cannot be told.
+ROUNDING, AMBIGUOUS = 16, 128
+
+
+def _spectrum(
+    x: jax.Array, y: jax.Array, tolerance: float | None, least: float = 0.0
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Singular triplets of x, values below the tolerance set to zero; without one, nothing between rounding and ``least``."""
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not x.size or not y.size:
         raise ValueError(
-            f"x has shape {x.shape} and y {y.shape}; give x (d_0, n) and y (d_N, n), one sample a column"
+            f"x has shape {x.shape} and y {y.shape}; give x (d_0, n) and y (d_N, n), one sample a column, not empty"
         )
+    _check_finite("x", x)
+    _check_finite("y", y)
     basis, values, coordinates = jnp.linalg.svd(x, full_matrices=False)
-    relative = max(x.shape) * float(jnp.finfo(x.dtype).eps) if tolerance is None else tolerance
-    return basis, jnp.where(values > relative * values[0], values, 0), coordinates
+    unit = float(jnp.finfo(x.dtype).eps)
+    if not isinstance(values, Tracer):
+        largest = float(values[0])
+        if not largest > 0:
+            raise ValueError("x is zero: no feature tells the samples apart")
+        unclear = values[
+            (values > ROUNDING * unit * largest) & (values <= max(AMBIGUOUS * unit, least) * largest)
+        ]
+        if tolerance is None and unclear.size:
+            raise ValueError(
+                f"ill-conditioned: {unclear.size} singular values of x lie at {float(unclear[0]) / largest:.2g} of the largest "
+                "and below; centre the features (subtract their means), or say with rank_tolerance from where on they count"
+            )
+    cut = ROUNDING * unit if tolerance is None else tolerance
+    return basis, jnp.where(values > cut * values[0], values, 0), coordinates
+
+
+def _check_range(values: jax.Array) -> None:
+    """Squares of the singular values that are kept must be numbers of full precision."""
+    if isinstance(values, Tracer):
+        return
+    low, high = float(jnp.min(jnp.where(values > 0, values, jnp.inf))), float(values[0])
+    kind = jnp.finfo(values.dtype)
+    if not (low**2 >= float(kind.tiny) and high**2 <= float(kind.max)):
+        raise ValueError(
+            f"the features' singular values go from {low:.3g} to {high:.3g}, whose squares are out of the range of "
+            f"{values.dtype}; rescale the features"
+        )
 
 
 def _unexplained(y: jax.Array, projected: jax.Array, coordinates: jax.Array) -> jax.Array:
@@ -198,10 +262,26 @@ def _unexplained(y: jax.Array, projected: jax.Array, coordinates: jax.Array) -> 
 def with_optimum(problem: Quadratic, rank: int) -> Quadratic:
     """The problem with errors measured from the best product of the given rank.
 
-    ``W* C^{1/2}`` is the truncated singular value decomposition of ``W_ls C^{1/2}`` (Eckart-Young).
+    ``W* C^{1/2}`` is the truncated singular value decomposition of ``W_ls C^{1/2}`` (Eckart and Young, 1936).
+
+    Args:
+      problem: a square loss. rank: at least 1; from ``min(d_0, d_N)`` on the optimum is the minimiser itself.
+
+    Raises:
+      ValueError: no whole number of at least 1; a singular value that ties with the next, of which the best product of
+        this rank is not unique and no single one is approached (unless traced).
     """
+    if rank != int(rank) or rank < 1:
+        raise ValueError(f"rank={rank}; give a whole number of at least 1")
     weighed = problem._weigh(problem.target)
     left, values, right = jnp.linalg.svd(weighed, full_matrices=False)
+    if rank < values.size and not isinstance(values, Tracer):
+        gap, unit = float(values[rank - 1] - values[rank]), float(jnp.finfo(values.dtype).eps)
+        if gap <= ROUNDING * unit * float(values[0]) < float(values[rank - 1]):
+            raise ValueError(
+                f"singular values {rank} and {rank + 1} of the target are both {float(values[rank]):.6g}: the best product of "
+                f"rank {rank} is not unique, so there is no error to it; take another width"
+            )
     best = matmul(left[:, :rank] * values[None, :rank], right[:rank])
     if problem.root is not None:
         root = problem.root
@@ -246,7 +326,10 @@ class Samples:
         size = self.batch_size
         if size is None:
             return jax.grad(self._loss)(params, self.x, self.y)
-        assert self.key is not None, "mini-batches are drawn from a key"
+        if self.key is None:
+            raise ValueError(
+                f"batch_size={size} without a key; give a PRNG key, mini-batches are drawn from it"
+            )
         count = self.x.shape[1]
         chosen = jax.random.randint(jax.random.fold_in(self.key, step), (size,), 0, count)
         gradients = jax.grad(self._loss)(params, self.x[:, chosen], self.y[:, chosen])
@@ -256,15 +339,32 @@ class Samples:
         return jnp.sum(jnp.square(network.forward(params, x, self.activation) - y)) / 2
 
 
+def _check_samples(x: jax.Array, y: jax.Array) -> None:
+    if jnp.ndim(x) != 2 or jnp.ndim(y) != 2 or x.shape[1] != y.shape[1] or not x.size or not y.size:
+        raise ValueError(
+            f"x has shape {jnp.shape(x)} and y {jnp.shape(y)}; give x (d_0, n) and y (d_N, n), one sample a column, not empty"
+        )
+
+
 def nonlinear(x: jax.Array, y: jax.Array, activation: network.Activation | None) -> Samples:
-    """The square loss of a network with this activation on every layer but the last; x ``(d_0, n)``."""
+    """The square loss of a network with this activation on every layer but the last; x ``(d_0, n)``.
+
+    Raises:
+      ValueError: shapes that do not fit, no samples.
+    """
+    _check_samples(x, y)
     return Samples(x, y, activation=activation)
 
 
 def minibatch(
     x: jax.Array, y: jax.Array, batch_size: int, key: jax.Array, activation: network.Activation | None = None
 ) -> Samples:
-    """The square loss with gradients from ``batch_size`` samples drawn anew at each step."""
-    if not batch_size >= 1:
-        raise ValueError(f"batch_size={batch_size}; give at least 1")
+    """The square loss with gradients from ``batch_size`` samples drawn anew at each step, with replacement.
+
+    Raises:
+      ValueError: shapes that do not fit, no samples, a batch size that is no whole number of at least 1.
+    """
+    _check_samples(x, y)
+    if not batch_size >= 1 or batch_size != int(batch_size):
+        raise ValueError(f"batch_size={batch_size}; give a whole number of at least 1")
     return Samples(x, y, key, activation, batch_size)
