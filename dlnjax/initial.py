@@ -12,6 +12,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.typing import DTypeLike
 
@@ -98,9 +99,11 @@ def teacher(
         or list(singular_values) != sorted(singular_values)[::-1]
     ):
         raise ValueError(f"singular_values={list(singular_values)}; give positive, nonincreasing numbers")
-    if not float(values[-1]) >= float(jnp.finfo(values.dtype).tiny) or not jnp.isfinite(values[0]):
+    kind = jnp.finfo(values.dtype)
+    if not (singular_values[-1] >= float(kind.tiny) and singular_values[0] <= float(kind.max)):
         raise ValueError(
-            f"singular_values={list(singular_values)} are out of the range of {values.dtype}; rescale them, or give dtype"
+            f"singular_values={list(singular_values)} are out of the range of {values.dtype}; rescale them, or "
+            f"give dtype"
         )
     layers_key, left_key, right_key = jax.random.split(key, 3)
     rest = haar(layers_key, dims, 1.0, dtype)[1:]
@@ -167,7 +170,7 @@ def spectral(product: jax.Array, dims: Sequence[int]) -> Params:
     _check(dims)
     if product.shape != (dims[-1], dims[0]):
         raise ValueError(f"product has shape {product.shape}; dims ask for ({dims[-1]}, {dims[0]})")
-    if not isinstance(product, Tracer) and not bool(jnp.all(jnp.isfinite(product))):
+    if not isinstance(product, Tracer) and not np.all(np.isfinite(np.asarray(product))):
         raise ValueError("product holds numbers that are not finite")
     layers = len(dims) - 1
     rank = min(dims)

@@ -159,7 +159,8 @@ def ridge_logistic(
 ) -> RidgeLogistic:
     """The problem with its minimiser, by damped Newton steps on each output.
 
-    Steps are halved until the loss falls by a part of what its slope promises (Armijo, 1966), so that every step descends from any start; the
+    Steps are halved until the loss falls by a part of what its slope promises (Armijo, 1966), so that every
+    step descends from any start; the
     loss is strongly convex, and the last steps are whole and double the digits.
 
     Args:
@@ -189,7 +190,8 @@ def ridge_logistic(
     if not isinstance(error, Tracer) and not bool(jnp.all(error <= tolerance)):
         raise ValueError(
             f"{int(jnp.sum(~(error <= tolerance)))} of {len(error)} minimisers have a relative gradient of up to "
-            f"{float(jnp.max(error)):.2g}, above tolerance={tolerance:g}, after at most {num_steps} Newton steps; centre and scale x, or "
+            f"{float(jnp.max(error)):.2g}, above tolerance={tolerance:g}, after at most {num_steps} Newton "
+            f"steps; centre and scale x, or "
             "give a larger ridge, tolerance or num_steps"
         )
     optimum = jnp.where((error <= tolerance)[:, None], optimum, jnp.nan)
@@ -201,9 +203,9 @@ def _check_labels(x: jax.Array, y: jax.Array, ridge: float) -> None:
         raise ValueError(f"x has shape {x.shape} and y {y.shape}; give x (d_0, n) and y (d_N, n), not empty")
     if not isinstance(ridge, Tracer) and not 0 < ridge < float("inf"):
         raise ValueError(f"ridge={ridge}; give a positive number, it is what makes the loss strongly convex")
-    if not isinstance(x, Tracer) and not bool(jnp.all(jnp.isfinite(x))):
+    if not isinstance(x, Tracer) and not np.all(np.isfinite(np.asarray(x))):
         raise ValueError("x holds numbers that are not finite")
-    if not isinstance(y, Tracer) and not bool(jnp.all((y >= 0) & (y <= 1))):
+    if not isinstance(y, Tracer) and not np.all((np.asarray(y) >= 0) & (np.asarray(y) <= 1)):
         raise ValueError("y holds labels outside [0, 1]")
 
 

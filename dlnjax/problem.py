@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from dlnjax import network
@@ -105,7 +106,7 @@ def _times(matrix: jax.Array, factor: jax.Array | None) -> jax.Array:
 
 
 def _check_finite(name: str, x: jax.Array) -> None:
-    if not isinstance(x, Tracer) and not bool(jnp.all(jnp.isfinite(x))):
+    if not isinstance(x, Tracer) and not np.all(np.isfinite(np.asarray(x))):
         raise ValueError(f"{name} holds numbers that are not finite")
 
 
@@ -216,7 +217,8 @@ ROUNDING, AMBIGUOUS = 16, 128
 def _spectrum(
     x: jax.Array, y: jax.Array, tolerance: float | None, least: float = 0.0
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Singular triplets of x, values below the tolerance set to zero; without one, nothing between rounding and ``least``."""
+    """Singular triplets of x, values below the tolerance set to zero; without one, nothing between rounding and
+    ``least``."""
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not x.size or not y.size:
         raise ValueError(
             f"x has shape {x.shape} and y {y.shape}; give x (d_0, n) and y (d_N, n), one sample a column, not empty"
@@ -234,8 +236,10 @@ def _spectrum(
         ]
         if tolerance is None and unclear.size:
             raise ValueError(
-                f"ill-conditioned: {unclear.size} singular values of x lie at {float(unclear[0]) / largest:.2g} of the largest "
-                "and below; centre the features (subtract their means), or say with rank_tolerance from where on they count"
+                f"ill-conditioned: {unclear.size} singular values of x lie at {float(unclear[0]) / largest:.2g} "
+                f"of the largest "
+                "and below; centre the features (subtract their means), or say with rank_tolerance from where on "
+                "they count"
             )
     cut = ROUNDING * unit if tolerance is None else tolerance
     return basis, jnp.where(values > cut * values[0], values, 0), coordinates
@@ -245,9 +249,10 @@ def _check_range(values: jax.Array) -> None:
     """Squares of the singular values that are kept must be numbers of full precision."""
     if isinstance(values, Tracer):
         return
-    low, high = float(jnp.min(jnp.where(values > 0, values, jnp.inf))), float(values[0])
+    sizes = np.asarray(values, np.float64)
+    low, high = float(sizes[sizes > 0].min(initial=np.inf)), float(sizes[0])
     kind = jnp.finfo(values.dtype)
-    if not (low**2 >= float(kind.tiny) and high**2 <= float(kind.max)):
+    if not (low * low >= float(kind.tiny) and high * high <= float(kind.max)):
         raise ValueError(
             f"the features' singular values go from {low:.3g} to {high:.3g}, whose squares are out of the range of "
             f"{values.dtype}; rescale the features"
@@ -279,7 +284,8 @@ def with_optimum(problem: Quadratic, rank: int) -> Quadratic:
         gap, unit = float(values[rank - 1] - values[rank]), float(jnp.finfo(values.dtype).eps)
         if gap <= ROUNDING * unit * float(values[0]) < float(values[rank - 1]):
             raise ValueError(
-                f"singular values {rank} and {rank + 1} of the target are both {float(values[rank]):.6g}: the best product of "
+                f"singular values {rank} and {rank + 1} of the target are both {float(values[rank]):.6g}: the "
+                f"best product of "
                 f"rank {rank} is not unique, so there is no error to it; take another width"
             )
     best = matmul(left[:, :rank] * values[None, :rank], right[:rank])
@@ -342,7 +348,8 @@ class Samples:
 def _check_samples(x: jax.Array, y: jax.Array) -> None:
     if jnp.ndim(x) != 2 or jnp.ndim(y) != 2 or x.shape[1] != y.shape[1] or not x.size or not y.size:
         raise ValueError(
-            f"x has shape {jnp.shape(x)} and y {jnp.shape(y)}; give x (d_0, n) and y (d_N, n), one sample a column, not empty"
+            f"x has shape {jnp.shape(x)} and y {jnp.shape(y)}; give x (d_0, n) and y (d_N, n), one sample a "
+            f"column, not empty"
         )
 
 

@@ -35,7 +35,8 @@ def _inverse(params: Params) -> jax.Array:
     inverse = 1 / spectral_norm_squared(params[0])
     if not isinstance(inverse, Tracer) and not 0 < float(inverse) < float("inf"):
         raise ValueError(
-            f"1/||W_1||_2^2 is {inverse}; give a first layer that is not zero, and rescale the target where its square is "
+            f"1/||W_1||_2^2 is {inverse}; give a first layer that is not zero, and rescale the target where its "
+            f"square is "
             "out of range"
         )
     return inverse

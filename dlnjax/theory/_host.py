@@ -166,7 +166,8 @@ def check_stationary(size: float, tolerance: float) -> None:
     """
     if not size <= tolerance:
         raise ValueError(
-            f"the layers are no critical point: their gradient is {size:.2g} of its scale, above tolerance={tolerance:g}; "
+            f"the layers are no critical point: their gradient is {size:.2g} of its scale, above "
+            f"tolerance={tolerance:g}; "
             "there is a rate at a solution only. Train on, or give a larger tolerance"
         )
 
@@ -297,7 +298,8 @@ def _decomposed(covariance: np.ndarray, root: np.ndarray | None) -> tuple[np.nda
         if unsure.size:
             raise ValueError(
                 f"ill-conditioned: the covariance has an eigenvalue {unsure[0] / values[-1]:.2g} of its largest, which "
-                "rounding hides; centre and scale the features, or give the problem's root C^(1/2) as problem.regression does"
+                "rounding hides; centre and scale the features, or give the problem's root C^(1/2) as "
+                "problem.regression does"
             )
     return values, vectors
 

@@ -240,7 +240,8 @@ def chain_start(layers: Layers, goal: Layers, weight: np.ndarray) -> Layers:
     """Rotations carried along the chain, from the output, from the input, or from both ends: the nearest of the three.
 
     From the output ``R_{i-1} = polar(W_i^{*T} R_i W_i)``, ``R_N = I``; from the input
-    ``R_i = polar(W_i^* R_{i-1} W_i^T)``, ``R_0 = I``. Where a layer narrows, the first leaves part of a rotation open, the
+    ``R_i = polar(W_i^* R_{i-1} W_i^T)``, ``R_0 = I``. Where a layer narrows, the first leaves part of a
+    rotation open, the
     second where it widens. With ``B_i = W_i ... W_2`` and ``A_i = W_N ... W_{i+1}`` the third is
     ``R_i = polar(B_i^* R_1 B_i^T + A_i^{*T} A_i)``, its open parts filled from the input.
     """

@@ -5,9 +5,11 @@ In the data's coordinates ``K = J J^T``,
 .. math:: J = \big[\sqrt{\mu}\, A \otimes C^{1/2},\; M^{1/2} (I \otimes W_1 C^{1/2})\big], \qquad
           M Z = \sum_{i \ge 2} \mu_i A_i P_i(A_i^T Z O_i^T) O_i, \quad O_i = W_{i-1} \cdots W_2 ,
 
-``A = W_N ... W_2`` and M on matrices ``(d_N, d_1)``: only the first block knows the width ``d_0`` and the conditioning of
+``A = W_N ... W_2`` and M on matrices ``(d_N, d_1)``: only the first block knows the width ``d_0`` and the
+conditioning of
 the data, M is made of orthonormal matrices alone. So ranks are read where they are clear, singular values of J reach
-the square of what eigenvalues of K resolve, and for wide data the first block is diagonal in the eigenbases of ``A A^T``
+the square of what eigenvalues of K resolve, and for wide data the first block is diagonal in the eigenbases of
+``A A^T``
 and C, with M a thin border.
 """
 
@@ -95,7 +97,8 @@ def _count(frame, first, metric: np.ndarray, net: _host.Chain, rank_data: int, n
 def _bordered(frame, first, mu: float, values, metric: np.ndarray, count: int) -> spectrum.Extremes:
     """``J^T J``, diagonal but for the border of M, by counting.
 
-    With ``f = 1/(mu a_i c_j - t)`` corner and border combine to ``-t c_j f`` in the rows that the first layer reaches, which
+    With ``f = 1/(mu a_i c_j - t)`` corner and border combine to ``-t c_j f`` in the rows that the first layer
+    reaches, which
     does not cancel where t is small.
     """
     sides, sizes, _ = np.linalg.svd(frame)

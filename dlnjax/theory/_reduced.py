@@ -65,7 +65,8 @@ def reduced_extremes(
 
 
 def _without_residual(first, frame, steps, values, noise: float) -> spectrum.Extremes:
-    """The span of U, positive definite, and what leaves it: ``mu_N`` times the squared singular values of ``W_1 C^{1/2}``."""
+    """The span of U, positive definite, and what leaves it: ``mu_N`` times the squared singular values of ``W_1
+    C^{1/2}``."""
     outputs, rows = frame.shape[0], min(frame.shape)
     inside = rows * values.size
     tangents = _weighted_tangents(frame, steps)

@@ -113,7 +113,8 @@ def _checked(singular_values: Sequence[float], dims: list[int]) -> np.ndarray:
     sigma = np.sort(sigma[sigma > 0])[::-1]
     if sigma.size and not (1e-140 < sigma[0] < 1e140 and sigma[-1] > 1e-12 * sigma[0]):
         raise ValueError(
-            f"singular_values={singular_values}; positive ones must lie within twelve decades of the largest and that one "
+            f"singular_values={singular_values}; positive ones must lie within twelve decades of the largest and "
+            f"that one "
             "between 1e-140 and 1e140: give 0 for what is rounding, and rescale the target"
         )
     rank, d0, r = sigma.size, dims[0], dims[1]

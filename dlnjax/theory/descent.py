@@ -138,7 +138,8 @@ def _known(params: Params, x: Any, y: Any, decrease: float, share: float) -> _Kn
     x, y = _data(x, y)
     if (layers[-1].shape[0], layers[0].shape[1]) != (len(y), len(x)):
         raise ValueError(
-            f"layers from {layers[0].shape[1]} inputs to {layers[-1].shape[0]} outputs, x {x.shape}, y {y.shape}; give x "
+            f"layers from {layers[0].shape[1]} inputs to {layers[-1].shape[0]} outputs, x {x.shape}, y "
+            f"{y.shape}; give x "
             "(d_0, n) and y (d_N, n)"
         )
     values = np.linalg.svd(x, compute_uv=False)
@@ -178,7 +179,8 @@ def _largest(rates, least: float, decrease: float) -> Bound:
     first, second, layer_bound = rates(delta)
     if not (np.isfinite(layer_bound) and 0 < min(first, second) < np.inf):
         raise ValueError(
-            f"the rule's step {min(first, second)} or its bound {layer_bound} is out of range; rescale the data or the target"
+            f"the rule's step {min(first, second)} or its bound {layer_bound} is out of range; rescale the data "
+            f"or the target"
         )
     return Bound(float(min(first, second)), float(delta), float(layer_bound), decrease)
 
@@ -292,7 +294,8 @@ def numerical_rank(product: Any, relative: float = 1e-3) -> int:
 
 
 def rank_optimum(x: Any, y: Any, rank: int) -> float:
-    """The smallest loss of a product of at most this rank, ``1/2 (||Y||^2 - sum_{i<=k} s_i^2)`` (Eckart and Young, 1936).
+    """The smallest loss of a product of at most this rank, ``1/2 (||Y||^2 - sum_{i<=k} s_i^2)`` (Eckart and
+    Young, 1936).
 
     s are the singular values of ``Y X^T (X X^T)^{-1/2}``, that is of Y on the row space of X.
 

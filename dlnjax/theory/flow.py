@@ -1,4 +1,5 @@
-r"""Gradient flow of balanced networks is a Riemannian flow of the product (Bah, Rauhut, Terstiege and Westdickenberg, 2022).
+r"""Gradient flow of balanced networks is a Riemannian flow of the product (Bah, Rauhut, Terstiege and
+Westdickenberg, 2022).
 
 With balanced layers ``dW/dt = -A_W(dL/dW)``,
 
@@ -92,7 +93,8 @@ def spectrum(product: Any, num_layers: int) -> np.ndarray:
 def metric(product: jax.Array, first: jax.Array, second: jax.Array, num_layers: int) -> jax.Array:
     """The Riemannian metric ``<A_W^{-1}(Z_1), Z_2>`` on directions tangent to the products of W's rank.
 
-    Parts of a direction outside the range of ``A_W`` are left out: they leave the products of W's rank, and have no length.
+    Parts of a direction outside the range of ``A_W`` are left out: they leave the products of W's rank, and
+    have no length.
 
     Raises:
       ValueError: shapes that differ, or no layer.

@@ -6,7 +6,8 @@ nor the constraints. Source A measures distance modulo this gauge [paper]:
 .. math:: \mathrm{dist}^2 = \min_R \|W_1 - R_1^T W_1^*\|^2
           + \|W_1^*\|_2^2 \sum_{i \ge 2} \|W_i - R_i^T W_i^* R_{i-1}\|^2 .
 
-Found by Newton's method along the chain of layers, from a start along the chain, which near a solution is as good as always
+Found by Newton's method along the chain of layers, from a start along the chain, which near a solution is as
+good as always
 in the basin of the global minimum; from the identity the search misses it in about half of all scrambled cases. Host
 float64, over any leading batch axes. For strictly growing widths the solution set is larger than a gauge orbit, and
 this distance need not go to zero where the product's error does.

@@ -185,7 +185,8 @@ def guarantee(
       distance: ``dist(0)`` from ``gauge.distance_squared``; None leaves the start unchecked.
 
     Returns:
-      The promise, or ``applies=False`` with the reason: one layer only, layers behind the first that are not orthonormal
+      The promise, or ``applies=False`` with the reason: one layer only, layers behind the first that are not
+      orthonormal
       (to 1e-5), a product that is no minimum (a gradient above 1e-5 of its scale), or an assumption of
       :func:`from_spectrum` that fails.
 

@@ -59,8 +59,10 @@ def predict_hessian(
     Args:
       params, problem, step_size, scales, constrained: as in :func:`matrix`.
       tolerance: the largest relative gradient that passes for a critical point (``Rate.gradient``: the length of a
-        gradient step at the inverse of the largest eigenvalue, by the length of the layers, both weighted by the steps).
-      zero: eigenvalues up to this fraction of the largest count as zero. None: those of rounding, ten times the gradient
+        gradient step at the inverse of the largest eigenvalue, by the length of the layers, both weighted by
+        the steps).
+      zero: eigenvalues up to this fraction of the largest count as zero. None: those of rounding, ten times the
+        gradient
         (gauge directions are exactly zero at a critical point only); others below 1e-10 of the largest are refused.
 
     Raises:
@@ -142,7 +144,8 @@ def _misfit(outputs: Any, target: Any, tolerance: float) -> float:
     size = float(np.linalg.norm(outputs - y) / scale) if scale > 0 else 0.0
     if not size <= tolerance:
         raise ValueError(
-            f"the outputs miss their target by {size:.2g} of its size, above tolerance={tolerance:g}: this rate is for outputs "
+            f"the outputs miss their target by {size:.2g} of its size, above tolerance={tolerance:g}: this rate "
+            f"is for outputs "
             "that are fitted; with a residual use predict_hessian"
         )
     return size
@@ -320,7 +323,8 @@ def tangent_kernel(params: Params) -> np.ndarray:
 
 
 def kernel_condition(params: Params) -> float:
-    """Largest over smallest nonzero eigenvalue of the tangent kernel, from the singular values of the product's Jacobian.
+    """Largest over smallest nonzero eigenvalue of the tangent kernel, from the singular values of the product's
+    Jacobian.
 
     Those below 1e-12 of the largest count as zero, so that conditions up to 1e24 are seen.
     """

@@ -32,7 +32,7 @@ def trajectory(times: Any, start: float, singular_value: float, num_layers: int)
     r"""The strength ``a(t)`` of one mode.
 
     ``a(t) = s e^{2st} / (e^{2st} - 1 + s/a_0)`` for ``N = 2`` [paper: Saxe, McClelland and Ganguli, 2013]; for other N
-    the inverse of :func:`time_to_reach`, found by bisection, to about 1e-12 relative.
+    the inverse of :func:`time_to_reach`, found by bisection, to the rounding of the time.
 
     Args:
       times: any shape, >= 0 and finite; the flow is of ``1/2 (a - s)^2`` summed over modes.

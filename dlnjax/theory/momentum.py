@@ -81,7 +81,8 @@ def best(rate: Rate, step_size: float) -> Best:
     _check_step(step_size)
     if not 0 < rate.eigenvalue_min <= rate.eigenvalue_max < np.inf:
         raise ValueError(
-            f"eigenvalues from {rate.eigenvalue_min} to {rate.eigenvalue_max}: a saddle has no best step; predict at a minimum"
+            f"eigenvalues from {rate.eigenvalue_min} to {rate.eigenvalue_max}: a saddle has no best step; "
+            f"predict at a minimum"
         )
     low, high = np.sqrt(rate.eigenvalue_min), np.sqrt(rate.eigenvalue_max)
     factor = float((high - low) / (high + low))

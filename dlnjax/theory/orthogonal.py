@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from dlnjax import reduced, stiefel
@@ -57,7 +58,8 @@ def step(
       The product of the layers ``phi(-eta skew(g_i W_i^T)) W_i``.
 
     Raises:
-      ValueError: a matrix that is not square or not orthogonal, a negative step, no layer, or a map that does not commute
+      ValueError: a matrix that is not square or not orthogonal, a negative step, no layer, or a map that does
+        not commute
         with conjugation. Traced values are not checked.
     """
     if retraction not in MAPS:
@@ -85,9 +87,8 @@ def _field(product: jax.Array, gradient: jax.Array, step_size: Number, num_layer
     if not isinstance(step_size, Tracer) and not 0 <= float(step_size) < float("inf"):
         raise ValueError(f"step_size={step_size}; give a finite number >= 0")
     if not isinstance(product, Tracer):
-        error = float(
-            jnp.max(jnp.abs(matmul(transpose(product), product) - jnp.eye(len(product), dtype=product.dtype)))
-        )
+        here = np.asarray(product, np.float64)
+        error = float(np.max(np.abs(here.T @ here - np.eye(len(here)))))
         if not error <= 1e-3:
             raise ValueError(f"product is {error:.2g} from orthogonal; every layer must be orthogonal here")
     return skew(matmul(gradient, transpose(product)))

@@ -53,7 +53,8 @@ def predict(
     Small problems form the operator; large ones go through the reduction (equal hidden widths), a bordered diagonal
     matrix (the first layer free), or Lanczos. Where the first layer, or another, is free, the part of the residual
     that a step could still remove is left out, so a solution found to a few digits does. With every layer
-    constrained a solution may leave a residual inside the column space; the Riemannian Hessian over the layers then decides.
+    constrained a solution may leave a residual inside the column space; the Riemannian Hessian over the layers
+    then decides.
 
     Args:
       params: layers at (or very near) a critical point, runs allowed.

@@ -32,7 +32,8 @@ def condition(rate: Rate) -> float:
     """
     if not 0 < rate.eigenvalue_min <= rate.eigenvalue_max < np.inf:
         raise ValueError(
-            f"eigenvalues from {rate.eigenvalue_min} to {rate.eigenvalue_max}: a saddle has no best step; predict at a minimum"
+            f"eigenvalues from {rate.eigenvalue_min} to {rate.eigenvalue_max}: a saddle has no best step; "
+            f"predict at a minimum"
         )
     return rate.eigenvalue_max / rate.eigenvalue_min
 

@@ -82,7 +82,8 @@ def extremes(
 def _check_resolved(kept: np.ndarray, largest: float, resolution: float) -> None:
     if kept.size and kept[0] < resolution * largest:
         raise ValueError(
-            f"ill-conditioned: the eigenvalues span more than {-np.log10(resolution):.0f} decades (largest {largest:.3g}, "
+            f"ill-conditioned: the eigenvalues span more than {-np.log10(resolution):.0f} decades (largest "
+            f"{largest:.3g}, "
             "smallest lost in rounding), so there is no rate; centre and scale the features"
         )
 
@@ -90,8 +91,10 @@ def _check_resolved(kept: np.ndarray, largest: float, resolution: float) -> None
 def _check_unambiguous(kept: np.ndarray, largest: float) -> None:
     if kept[0] <= ZERO * largest:
         raise ValueError(
-            f"ambiguous: {np.sum(kept <= ZERO * largest)} eigenvalues lie below {ZERO:g} of the largest, {largest:.3g}; they "
-            "may be slow modes or zeros. Give zero=..., the fraction up to which they count as zero, or centre the features"
+            f"ambiguous: {np.sum(kept <= ZERO * largest)} eigenvalues lie below {ZERO:g} of the largest, "
+            f"{largest:.3g}; they "
+            "may be slow modes or zeros. Give zero=..., the fraction up to which they count as zero, or centre "
+            "the features"
         )
 
 
@@ -285,7 +288,8 @@ def lanczos_extremes(
     )
     if not abs(smallest) * 1e-9 >= 4 * np.finfo(float).eps * largest:
         raise ValueError(
-            f"Lanczos did not converge: the smallest eigenvalue is about {smallest / largest:.1g} of the largest, which the shift "
+            f"Lanczos did not converge: the smallest eigenvalue is about {smallest / largest:.1g} of the "
+            f"largest, which the shift "
             "hides; form the operator or reduce it instead"
         )
     return Extremes(smallest, largest, -1)
