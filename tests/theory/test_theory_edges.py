@@ -85,14 +85,21 @@ def test_critical_points_at_any_scale(size):
         (lambda: scaling.condition(SADDLE), "saddle"),
         (lambda: scaling.middle([0.0], (4, 2, 4)), "largest in"),
         (lambda: scaling.best([1.0, 0.5], (4, 2)), "num_layers=1"),
-        (lambda: scaling.optimise(lambda x: scaling.Scaling((1, 1, 1), 1, -float(x[0])), [0.0], sweeps=3), "no
-        optimum"),
+        (
+            lambda: scaling.optimise(lambda x: scaling.Scaling((1, 1, 1), 1, -x[0]), [0.0], sweeps=3),
+            "no optimum",
+        ),
         (lambda: closed.closed_form([1.0], dims=(4, 1), step_size=0.1), "at least 2"),
         (lambda: closed.closed_form([1.0], dims=(4, 0, 4), step_size=0.1), "positive whole"),
-        (lambda: closed.closed_form([1.0], dims=(4, 1, 4), step_size=0.1, residual=(-0.1,)), "finite singular"),
+        (
+            lambda: closed.closed_form([1.0], dims=(4, 1, 4), step_size=0.1, residual=(-0.1,)),
+            "finite singular",
+        ),
         (lambda: closed.spectral_step_max([1e200], dims=(4, 1, 4)), "rescale"),
-        (lambda: guarantee.from_spectrum([1.0], dims=(4, 1, 4), step_size=0.1, alpha=1.0, beta=1.0), "alpha beta
-        <= 1/4"),
+        (
+            lambda: guarantee.from_spectrum([1.0], dims=(4, 1, 4), step_size=0.1, alpha=2.0),
+            "alpha beta <= 1/4",
+        ),
         (lambda: guarantee.from_spectrum([1.0], dims=(4, 1, 4), step_size=0.1, distance=-1.0), "distance=-1"),
         (lambda: guarantee.from_spectrum([np.nan], dims=(4, 1, 4), step_size=0.1), "finite numbers"),
         (lambda: guarantee.constants_from_curvature(1.0, np.inf), "low <= high"),
@@ -130,7 +137,9 @@ def test_times_against_quadrature_in_thirty_digits(num_layers, start, s):
     found = float(modes.time_to_reach(end, start, s, num_layers))
     assert found == pytest.approx(float(exact), rel=1e-11)
     moved = float(modes.speed(end, s, num_layers)) * found / end  # what a relative error of the time becomes
-    assert float(modes.trajectory(found, start, s, num_layers)) == pytest.approx(end, rel=1e-11 * (1 + abs(moved)))
+    assert float(modes.trajectory(found, start, s, num_layers)) == pytest.approx(
+        end, rel=1e-11 * (1 + abs(moved))
+    )
     assert float(modes.trajectory(0.0, start, s, num_layers)) == pytest.approx(start, rel=1e-12)
     assert float(modes.trajectory(1e14, start, s, num_layers)) == pytest.approx(s, rel=1e-9)
 
@@ -146,6 +155,7 @@ def exact_logistic(x, y, ridge):
     """The minimiser by scipy's Newton-CG and a root finder on the gradient, in double precision, output by output."""
     found = []
     for labels in y:
+
         def gradient(w, t=labels):
             return x @ (scipy.special.expit(w @ x) - t) + ridge * w
 
@@ -158,16 +168,20 @@ def exact_logistic(x, y, ridge):
             return np.sum(np.logaddexp(f, 0) - t * f) + ridge / 2 * w @ w
 
         w = scipy.optimize.minimize(
-            value, np.zeros(len(x)), jac=gradient, hess=hessian, method="trust-exact", options={"gtol": 1e-300,
-            "maxiter": 2000}
+            value,
+            np.zeros(len(x)),
+            jac=gradient,
+            hess=hessian,
+            method="trust-exact",
+            options={"gtol": 1e-300, "maxiter": 2000},
         ).x
         found.append(scipy.optimize.root(gradient, w, jac=hessian, tol=1e-15).x)
     return np.array(found)
 
 
 @pytest.mark.parametrize(
-    ("size", "mean", "ridge"), [(1.0, 0.0, 0.5), (1e-3, 0.0, 1e-9), (1e-6, 0.0, 1e-14), (30.0, 0.0, 1e-2), (1.0,
-    100.0, 0.1)]
+    ("size", "mean", "ridge"),
+    [(1.0, 0.0, 0.5), (1e-3, 0.0, 1e-9), (1e-6, 0.0, 1e-14), (30.0, 0.0, 1e-2), (1.0, 100.0, 0.1)],
 )
 def test_the_logistic_minimiser_is_found(size, mean, ridge):
     rng = np.random.default_rng(3)
@@ -229,8 +243,9 @@ def test_features_that_are_none(make, x, y, message):
 
 
 @pytest.mark.parametrize("make", [problem.regression, problem.principal])
-@pytest.mark.parametrize(("dtype", "size"), [("float64", 1e-160), ("float64", 1e160), ("float32", 1e-22),
-("float32", 1e22)])
+@pytest.mark.parametrize(
+    ("dtype", "size"), [("float64", 1e-160), ("float64", 1e160), ("float32", 1e-22), ("float32", 1e22)]
+)
 def test_features_whose_squares_are_out_of_range(make, dtype, size):
     with pytest.raises(ValueError, match=f"range of {dtype}; rescale the features"):
         make(jnp.asarray(X * size, dtype), jnp.asarray(Y, dtype))
