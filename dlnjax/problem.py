@@ -230,7 +230,7 @@ def _spectrum(
     if not isinstance(values, Tracer):
         largest = float(values[0])
         if not largest > 0:
-            raise ValueError("x is zero: no feature tells the samples apart")
+            raise ValueError("x is zero; give features that are not")
         unclear = values[
             (values > ROUNDING * unit * largest) & (values <= max(AMBIGUOUS * unit, least) * largest)
         ]

@@ -2,8 +2,8 @@
 
 ``rates`` (operators, closed forms, the reduction), ``guarantee`` (what is proved), ``momentum`` and
 ``scaling`` (what other steps would give), ``hessian`` (any problem, by differentiation), ``gauge`` (the
-symmetry and its distance), ``descent`` (source B), ``flow`` (source C), ``modes`` (source E), and
-``campaign`` (many instances held against a statement). Docstrings say which statements are a paper's
+symmetry and its distance), ``descent`` (without constraints), ``flow`` and ``modes`` (gradient flow), and
+``campaign`` (a statement checked on many random instances). Docstrings say which statements are a paper's
 [paper] and which were derived here [derived]: checked numerically, not peer reviewed.
 """
 

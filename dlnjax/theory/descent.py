@@ -107,7 +107,8 @@ def step_bound(params: Params, x: Any, y: Any, *, decrease: float = 0.5, share: 
 
 
 def published_bound(params: Params, x: Any, y: Any, *, decrease: float = 0.5, share: float = 0.5) -> Bound:
-    r"""Source B's step rule [paper, constants from memory, not checked]; arguments as :func:`step_bound`.
+    r"""The step rule of Nguegnang, Rauhut and Terstiege, 2024 [paper, constants from memory, not checked];
+    arguments as :func:`step_bound`.
 
     ``K = M^{2/N} + (N+1)^2 delta``, ``B = 2 e N K^{N-1} ||X||^2 + sqrt(e) N K^{N/2-1} ||X Y^T||``,
     ``eta <= min{2(1-s)/B, (1-a) delta s / (4 L(0))}``.
@@ -186,7 +187,7 @@ def _largest(rates, least: float, decrease: float) -> Bound:
 
 
 class Certificate(NamedTuple):
-    """A run held against its bound: three ratios that the theory keeps at or below 1.
+    """A run compared with its bound: three ratios that the theory keeps at or below 1.
 
     Attributes:
       decrease: largest of ``s eta ||grad||^2 / (L - L+)`` over steps above rounding.

@@ -1,7 +1,7 @@
 r"""The symmetry of a product of layers, and the distance that does not see it.
 
 ``W_i -> R_i^T W_i R_{i-1}`` with ``R_0 = I``, ``R_N = I`` and ``R_i`` orthogonal changes neither the product
-nor the constraints. Source A measures distance modulo this gauge [paper]:
+nor the constraints. Qin, Tan and Zhu, 2024, measure distance modulo this gauge [paper]:
 
 .. math:: \mathrm{dist}^2 = \min_R \|W_1 - R_1^T W_1^*\|^2
           + \|W_1^*\|_2^2 \sum_{i \ge 2} \|W_i - R_i^T W_i^* R_{i-1}\|^2 .

@@ -6,7 +6,7 @@ The theorem [derived] is for equal hidden widths, a product of rank r = the widt
 
 .. math:: \mathrm{dist}^2(t+1) \le (1 - 2 \alpha \mu / (5 \kappa^2))\, \mathrm{dist}^2(t),
 
-dist the gauge-invariant distance of :mod:`dlnjax.theory.gauge`. Source A's own theorem [paper] has the same
+dist the gauge-invariant distance of :mod:`dlnjax.theory.gauge`. Qin, Tan and Zhu's theorem, 2024 [paper] has the same
 shape, with constants that were not available to this project. Where an assumption fails the answer is
 ``applies = False`` with the reason, and no number.
 """
@@ -180,7 +180,7 @@ def guarantee(
 
     Args:
       params: layers of the solution ``W*`` (orthonormal behind the first), runs allowed.
-      problem: a square loss, or one that tells its ``curvature()`` and its ``product_gradient``.
+      problem: a square loss, or one with ``curvature()`` and ``product_gradient``.
       step_size, scales: as the run takes them; scales one a leaf.
       distance: ``dist(0)`` from ``gauge.distance_squared``; None leaves the start unchecked.
 

@@ -313,7 +313,7 @@ def tangent_kernel(params: Params) -> np.ndarray:
     r"""``Delta -> sum_i A_i A_i^T Delta B_i^T B_i``, ``(d_N d_0, d_N d_0)`` on row-major products.
 
     The neural tangent kernel of the product, all layers free. Square orthogonal layers give exactly
-    ``N`` times the identity (source E, Hu et al.).
+    ``N`` times the identity (Hu, Xiao and Pennington, 2020).
     """
     net = _host.chain(params, constrained=[False] * len(params))
     shape = net.layers[-1].shape[0], net.layers[0].shape[1]

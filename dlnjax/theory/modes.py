@@ -1,4 +1,4 @@
-r"""Source E: gradient flow from balanced, aligned starts, one scalar mode at a time.
+r"""Gradient flow (Saxe, McClelland and Ganguli, 2013) from balanced, aligned starts, one scalar mode at a time.
 
 Every mode's strength a follows ``da/dt = N a^{2 - 2/N} (s - a)`` towards the target's singular value s. For
 ``N = 2`` it is logistic; for any N the time as a function of the strength is an integral, so times to learn

@@ -282,7 +282,7 @@ def test_optima_of_no_rank(rank):
 
 def test_samples_that_are_none():
     key = jax.random.key(0)
-    with pytest.raises(ValueError, match="batch_size=1.5"):
+    with pytest.raises(ValueError, match=r"batch_size=1\.5"):
         problem.minibatch(jnp.asarray(X), jnp.asarray(Y), 1.5, key)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="not empty"):
         problem.nonlinear(jnp.asarray(X[:, :0]), jnp.asarray(Y[:, :0]), None)
