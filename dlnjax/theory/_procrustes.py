@@ -273,8 +273,8 @@ def _from_both_ends(layers: Layers, goal: Layers) -> Layers:
     for w, g, pull in zip(layers[:-1], goal[:-1], pulls[::-1], strict=True):
         if before is None or before_goal is None:
             push = g @ transpose(w)
-            push = push / np.maximum(np.linalg.norm(push, axis=(-2, -1), keepdims=True), 1e-300)
-            rotations.append(_host.polar(pull + 1e-3 * push))
+            size = np.linalg.norm(push, 2, axis=(-2, -1))[..., None, None]
+            rotations.append(_host.polar(pull + push / np.where(size > 0, size, 1)))
             before = before_goal = np.eye(w.shape[-2])
             continue
         nearest = g @ rotations[-1] @ transpose(w)
