@@ -350,9 +350,9 @@ def reached_rank(loss: float, optima: Sequence[float], tolerance: float = 1e-3) 
     Raises:
       ValueError: no optima, or numbers that are not finite.
     """
-    optima = np.asarray(optima, np.float64)
-    if optima.ndim != 1 or not optima.size or not np.all(np.isfinite(optima)) or not np.isfinite(loss):
+    known = np.asarray(optima, np.float64)
+    if known.ndim != 1 or not known.size or not np.all(np.isfinite(known)) or not np.isfinite(loss):
         raise ValueError(f"loss={loss}, optima={optima}; give finite numbers, one optimum a rank at least")
-    gaps = np.abs(optima - loss)
+    gaps = np.abs(known - loss)
     place = int(np.argmin(gaps))
-    return place if gaps[place] <= tolerance * optima[0] else -1
+    return place if gaps[place] <= tolerance * known[0] else -1
