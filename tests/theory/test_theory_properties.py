@@ -155,7 +155,9 @@ def test_gauge_distance(dims, seed, decade, noise):
     plain = gauge.distance_squared(layers, target)
     layers, goal = ([tree[0] * size, *tree[1:]] for tree in (layers, target))
     scaled = gauge.distance_squared(layers, goal)
-    seen = set(dims[1:-1]) == {dims[1]} and dims[0] >= dims[1]  # the ends see every rotation: one minimum nearby
+    seen = (
+        set(dims[1:-1]) == {dims[1]} and dims[0] >= dims[1]
+    )  # the ends see every rotation: one minimum nearby
     if seen:
         assert scaled == pytest.approx(plain * size**2, rel=1e-6, abs=1e-26 * size**2)
     weight = np.linalg.norm(goal[0], 2) ** 2
