@@ -180,7 +180,7 @@ def ridge_logistic(
       >>> import jax.numpy as jnp
       >>> made = ridge_logistic(jnp.array([[1.0, -1.0]]), jnp.array([[1.0, 0.0]]), 0.5)
       >>> round(float(made.optimum[0, 0]), 5)
-      0.97432
+      1.0426
     """
     _check_labels(x, y, ridge)
     tolerance = 256 * float(jnp.finfo(x.dtype).eps) if tolerance is None else tolerance
