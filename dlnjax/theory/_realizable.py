@@ -44,8 +44,9 @@ def free_first_extremes(net: _host.Chain, data: _host.Data, noise: float, dense:
         raise ValueError("every eigenvalue is zero: no layer can change the product here, there is no rate")
     rows = len(frame) * values.size
     if rows <= dense:
-        half = _root(metric).reshape(len(frame), frame.shape[1], -1)
-        moved = np.einsum("ndk,dj->njk", half, first).reshape(rows, -1)
+        root = _root(metric)
+        half = root.reshape(*frame.shape, root.shape[1])
+        moved = np.einsum("ndk,dj->njk", half, first).reshape(rows, root.shape[1])
         jacobian = np.concatenate([np.sqrt(mu) * np.kron(frame, np.diag(np.sqrt(values))), moved], axis=1)
         return of_jacobian(jacobian, count)
     return _bordered(frame, first, mu, values, metric, count)
@@ -86,7 +87,7 @@ def _count(frame, first, metric: np.ndarray, net: _host.Chain, rank_data: int, n
     left = left[:, sigma > noise * sigma.max(initial=0.0)]
     turns = _root(metric).reshape(*frame.shape, -1)
     turns = turns - np.einsum("np,pdk->ndk", reached @ reached.T, turns)
-    added = np.einsum("ndk,da->nak", turns, left).reshape(len(frame) * left.shape[1], -1)
+    added = np.einsum("ndk,da->nak", turns, left).reshape(len(frame) * left.shape[1], turns.shape[-1])
     if not added.size:
         return reached.shape[1] * rank_data
     sizes = np.linalg.svd(added, compute_uv=False)
