@@ -229,11 +229,13 @@ def _minimisers(
         terms = jnp.abs(chance - target) + spread * matmul(jnp.abs(w)[None], jnp.abs(x))[0]
         scale = jnp.linalg.norm(matmul(jnp.abs(x), terms[:, None])[:, 0] + ridge * jnp.abs(w))
         size = jnp.linalg.norm(gradient)
-        return gradient, jnp.where(size > 0, size / jnp.where(scale > 0, scale, 1), 0), spread
+        return gradient, jnp.where(size == 0, 0, size / jnp.where(scale > 0, scale, 1)), spread
 
     def step(w: jax.Array, target: jax.Array) -> jax.Array:
         gradient, _, spread = slope(w, target)
-        curved = matmul(x * spread[None], transpose(x)) + ridge * identity
+        data = matmul(x * spread[None], transpose(x))
+        # a ridge below the rounding of the data would leave the system singular; there the gradient has no part
+        curved = data + (ridge + 4 * unit * jnp.trace(data)) * identity
         direction = jnp.linalg.solve(curved, gradient)
         promised, before = jnp.sum(gradient * direction), value(w, target)
         slack = 16 * unit * jnp.abs(before)  # the rounding of the loss, of which the last steps are below
