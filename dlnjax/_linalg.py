@@ -69,6 +69,12 @@ def transpose(a: jax.Array) -> jax.Array:
     return jnp.swapaxes(a, -1, -2)
 
 
+def adjoint(a: jax.Array) -> jax.Array:
+    """``a^H``, the conjugate transpose; of a real matrix the transpose and nothing else."""
+    swapped = transpose(a)
+    return jnp.conj(swapped) if jnp.iscomplexobj(a) else swapped
+
+
 def transposed(a: jax.Array) -> jax.Array:
     """``a^T`` written out, for the left factor of a product ``a^T b``.
 
@@ -79,15 +85,53 @@ def transposed(a: jax.Array) -> jax.Array:
 
 
 def sym(a: jax.Array) -> jax.Array:
-    """``(a + a^T) / 2``."""
-    return (a + transpose(a)) / 2
+    """``(a + a^H) / 2``, the symmetric or Hermitian part."""
+    return (a + adjoint(a)) / 2
 
 
 def skew(a: jax.Array) -> jax.Array:
-    """``(a - a^T) / 2``."""
-    return (a - transpose(a)) / 2
+    """``(a - a^H) / 2``, the skew or skew-Hermitian part."""
+    return (a - adjoint(a)) / 2
+
+
+def power_of_two(a: jax.Array, axis: int | tuple[int, ...] = (-2, -1)) -> jax.Array:
+    """The k with ``2^(k-1) <= max |a| < 2^k`` along the axes, which are kept; 0 for zeros and what is not finite.
+
+    Of a complex matrix the largest real or imaginary part.
+    """
+    largest = jax.lax.stop_gradient(jnp.max(_larger_part(a), axis=axis, keepdims=True))
+    return jnp.where(jnp.isfinite(largest), jnp.frexp(largest)[1], 0)
+
+
+def times_power_of_two(a: jax.Array, exponent: jax.Array) -> jax.Array:
+    """``2^k a``, exact wherever the result is a normal number: by two factors, each of them a normal number.
+
+    A quotient would not do: XLA divides a matrix by a scalar as a product with the reciprocal, which for the largest
+    numbers is subnormal, hence zero.
+    """
+    half = exponent // 2
+    one = jnp.ones(exponent.shape, jnp.finfo(a.dtype).dtype)
+    return a * jnp.ldexp(one, half).astype(a.dtype) * jnp.ldexp(one, exponent - half).astype(a.dtype)
+
+
+def _larger_part(a: jax.Array) -> jax.Array:
+    return jnp.maximum(jnp.abs(a.real), jnp.abs(a.imag)) if jnp.iscomplexobj(a) else jnp.abs(a)
+
+
+def inner(a: jax.Array, b: jax.Array) -> jax.Array:
+    """``Re tr(a^H b)`` over the last two axes: the Euclidean product, in R^2 for each complex entry."""
+    if jnp.iscomplexobj(a):
+        return jnp.sum(a.real * b.real + a.imag * b.imag, axis=(-2, -1))
+    return jnp.sum(a * b, axis=(-2, -1))
 
 
 def frobenius(a: jax.Array) -> jax.Array:
-    """Frobenius norm over the last two axes."""
+    """Frobenius norm over the last two axes, real."""
+    if jnp.iscomplexobj(a):
+        return jnp.sqrt(inner(a, a))
     return jnp.sqrt(jnp.sum(jnp.square(a), axis=(-2, -1)))
+
+
+def scaled(a: jax.Array, factor: jax.Array) -> jax.Array:
+    """Every matrix times its own real number, ``factor`` of shape ``(...)``."""
+    return a * factor.astype(a.dtype)[..., None, None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from dlnjax._linalg import matmul, sym, transpose
+from dlnjax._linalg import adjoint, matmul, sym
 from dlnjax.stiefel._shape import check_pair, is_wide
 from dlnjax.stiefel._tangent import project_tangent
 
@@ -28,7 +28,7 @@ def hessian(point: jax.Array, gradient: jax.Array, curvature: jax.Array, tangent
     for name, vector in (("gradient", gradient), ("curvature", curvature), ("tangent", tangent)):
         check_pair(point, vector, name)
     if is_wide(point):
-        bent = matmul(sym(matmul(gradient, transpose(point))), tangent)
+        bent = matmul(sym(matmul(gradient, adjoint(point))), tangent)
     else:
-        bent = matmul(tangent, sym(matmul(transpose(point), gradient)))
+        bent = matmul(tangent, sym(matmul(adjoint(point), gradient)))
     return project_tangent(point, curvature - bent)

@@ -13,10 +13,22 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dlnjax._linalg import frobenius, matmul, skew, sym, transpose
+from dlnjax._linalg import (
+    adjoint,
+    frobenius,
+    inner,
+    matmul,
+    power_of_two,
+    scaled,
+    skew,
+    sym,
+    times_power_of_two,
+)
 from dlnjax.stiefel._shape import by_columns, identity_like
 
 METRICS = ("embedded", "canonical")
+#: ``2^LONGEST`` is far beyond every safe step, and its fourth power still a float32.
+LONGEST = 10
 
 
 @by_columns
@@ -36,10 +48,10 @@ def relative_gradient(
     """
     if metric not in METRICS:
         raise ValueError(f"metric is {metric!r}; choose one of {', '.join(METRICS)}")
-    gram, inner = matmul(transpose(point), point), matmul(transpose(point), vector)
-    weights = transpose(inner)
+    gram, product = matmul(adjoint(point), point), matmul(adjoint(point), vector)
+    weights = adjoint(product)
     if metric == "embedded":
-        weights = weights + matmul(skew(matmul(inner, gram)), gram)
+        weights = weights + matmul(skew(matmul(product, gram)), gram)
     return matmul(vector, gram) - matmul(point, weights)
 
 
@@ -80,19 +92,20 @@ def kept_near(point: jax.Array, vector: jax.Array, distance: float | jax.Array) 
 
     Args:
       point: ``(..., n, p)`` with ``||W^T W - I||_F <= distance``.
-      vector: same shape. distance: in (0, 1).
+      vector: same shape, of any scale. distance: in (0, 1).
     """
-    error, change = _error(point), 2 * sym(matmul(transpose(point), vector))
+    vector = times_power_of_two(vector, jnp.minimum(LONGEST - power_of_two(vector), 0))
+    error, change = _error(point), 2 * sym(matmul(adjoint(point), vector))
     room = jnp.maximum(distance - frobenius(error), 0)
     whole = _growth(error, change, vector)
     fits = whole.slope + whole.bent <= room
-    shorter = jnp.where(fits, 1, _to_turning(error, change, vector))[..., None, None]
-    slope, bent = _growth(error, shorter * change, shorter * vector)
+    shorter = jnp.where(fits, 1, _to_turning(error, change, vector))
+    slope, bent = _growth(error, scaled(change, shorter), scaled(vector, shorter))
     root = jnp.sqrt(jnp.square(slope) + 4 * bent * room)
     rising = 2 * room / jnp.where(slope > 0, slope + root, 1)
     falling = (root - slope) / jnp.where(bent > 0, 2 * bent, 1)
     t = jnp.minimum(jnp.where(slope > 0, rising, falling), 1)
-    return vector * (shorter * jnp.where(fits, 1, t)[..., None, None])
+    return scaled(vector, shorter * jnp.where(fits, 1, t))
 
 
 class _Growth(NamedTuple):
@@ -103,18 +116,19 @@ class _Growth(NamedTuple):
 
 
 def _growth(error: jax.Array, change: jax.Array, vector: jax.Array) -> _Growth:
-    bent = frobenius(matmul(transpose(vector), vector))
+    bent = frobenius(matmul(adjoint(vector), vector))
     return _Growth(frobenius(error + change) - frobenius(error), bent)
 
 
 def _to_turning(error: jax.Array, change: jax.Array, vector: jax.Array) -> jax.Array:
-    """The t at which ``||E + t C||`` is smallest, at most 1; 1 where C grows it or is rounding."""
-    towards, length = -jnp.sum(error * change, axis=(-2, -1)), jnp.sum(jnp.square(change), axis=(-2, -1))
-    rounding = 16 * vector.shape[-1] * jnp.finfo(vector.dtype).eps * frobenius(vector)
-    turns = (towards > 0) & (towards < length) & (length > jnp.square(rounding))
+    """The t at which ``||E + t C||`` is smallest, at most 1; 1 where C grows it, or where E or C is rounding."""
+    towards, length = -inner(error, change), inner(change, change)
+    rounding = 16 * vector.shape[-1] * float(jnp.finfo(vector.dtype).eps)
+    real = (length > jnp.square(rounding * frobenius(vector))) & (frobenius(error) > rounding)
+    turns = (towards > 0) & (towards < length) & real
     return jnp.where(turns, towards / jnp.where(turns, length, 1), 1)
 
 
 def _error(point: jax.Array) -> jax.Array:
-    gram = matmul(transpose(point), point)
+    gram = matmul(adjoint(point), point)
     return gram - identity_like(gram)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dlnjax._linalg import frobenius, matmul, transpose
+from dlnjax._linalg import adjoint, frobenius, matmul, power_of_two, scaled, times_power_of_two
 from dlnjax.stiefel._shape import check_matrix, gram, identity_like, is_tall
 
 KEPT = 0.1
@@ -51,11 +51,10 @@ def partial_isometry(matrix: jax.Array) -> jax.Array:
     """
     check_matrix("matrix", matrix)
     if is_tall(matrix):
-        return transpose(partial_isometry(transpose(matrix)))
-    largest = jnp.max(jnp.abs(matrix), axis=(-2, -1), keepdims=True)
-    y = matrix / jnp.where(largest > 0, largest, 1)
-    size = frobenius(y)[..., None, None]
-    y = y / jnp.where(size > 0, size, 1)
+        return adjoint(partial_isometry(adjoint(matrix)))
+    y = times_power_of_two(matrix, -power_of_two(matrix))
+    size = frobenius(y)
+    y = scaled(y, 1 / jnp.where(size > 0, size, 1))
 
     def one_pass(y: jax.Array, a: jax.Array) -> tuple[jax.Array, None]:
         g = gram(y)

@@ -28,7 +28,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from dlnjax._linalg import frobenius, matmul, sym, transpose
+from dlnjax._linalg import adjoint, frobenius, matmul, power_of_two, scaled, sym, times_power_of_two
 from dlnjax.stiefel._shape import batch_as_axis, check_matrix, gram, identity_like, is_tall, once
 
 #: Coefficients of (1 - e)^{-1/2}; a sum through e^k errs by about the next one times e^{k+1}.
@@ -86,15 +86,15 @@ def _error(y: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _scaled(state: _State) -> tuple[jax.Array, jax.Array]:
     """Y with spectral norm at most 1 for matrices far from the manifold, and which those are.
 
-    The bound is ``||Y Y^T||_F``; where that overflows or vanishes the first turn divides by the largest entry and
-    the second one follows up.
+    The bound is ``||Y Y^T||_F``; where that overflows or vanishes the first turn takes the largest entry to (1/2, 1)
+    and the second one follows up.
     """
     norm = frobenius(identity_like(state.e) - state.e)
     ordinary = (norm > jnp.finfo(norm.dtype).tiny) & (norm < jnp.finfo(norm.dtype).max)
-    largest = jnp.max(jnp.abs(state.y), axis=(-2, -1))
-    factor = jnp.where(ordinary, lax.rsqrt(norm), 1 / jnp.where(largest == 0, 1, largest))
+    by_norm = scaled(state.y, jnp.where(ordinary, lax.rsqrt(norm), 1))
+    by_largest = times_power_of_two(state.y, -power_of_two(state.y))
     far = ~(state.size <= CLOSE) & ((state.turn == 0) | ((state.turn == 1) & (norm > 1.01)))
-    return state.y * factor[..., None, None], far[..., None, None]
+    return jnp.where(ordinary[..., None, None], by_norm, by_largest), far[..., None, None]
 
 
 def _completed(y: jax.Array, e: jax.Array, size: jax.Array) -> jax.Array:
@@ -102,12 +102,13 @@ def _completed(y: jax.Array, e: jax.Array, size: jax.Array) -> jax.Array:
 
     Filled to a norm of one half: a direction that was late but on its way stays within the reach of the passes.
     """
-    i, j = (lax.broadcasted_iota(y.dtype, y.shape[-2:], axis) for axis in (0, 1))
-    fixed = jnp.broadcast_to(jnp.sin(1 + 2.39996 * i * i + 1.61803 * j * j + 3.88322 * i * j), y.shape)
+    i, j = (lax.broadcasted_iota(size.dtype, y.shape[-2:], axis) for axis in (0, 1))
+    fixed = jnp.sin(1 + 2.39996 * i * i + 1.61803 * j * j + 3.88322 * i * j).astype(y.dtype)
+    fixed = jnp.broadcast_to(fixed, y.shape)
     fill = matmul(e, fixed)
-    fill = fill - matmul(matmul(fill, transpose(y)), y)
+    fill = fill - matmul(matmul(fill, adjoint(y)), y)
     norm = jnp.maximum(frobenius(fill), jnp.finfo(y.dtype).tiny)
-    return jnp.where((size > 0.5)[..., None, None], y + fill / (2 * norm[..., None, None]), y)
+    return jnp.where((size > 0.5)[..., None, None], y + scaled(fill, 1 / (2 * norm)), y)
 
 
 def _turned(state: _State) -> _State:
@@ -175,28 +176,37 @@ def _row_polar_jvp(primals, tangents):
     r"""``dQ = P(A^{-1} P'(dY))`` with ``A(T) = H T + T Q^T H Q`` symmetric positive definite.
 
     ``P'(Z) = Z - Q Z^T Q`` and ``P(Z) = Z - sym(Z Q^T) Q``, which the transposed map meets in turn. No
-    eigenvalue gap is divided by: at an orthonormal point H = I and A is 2 along ``Omega Q``, 1 across.
+    eigenvalue gap is divided by: at an orthonormal point H = I and A is 2 along ``Omega Q``, 1 across. Q does not
+    change with the scale s of Y, so that ``dQ(Y)[dY] = dQ(Y/s)[dY] / s``, half of the division before and half
+    after, where no number between is farther out than dY or dQ. Where Q is not unique dQ is not a number.
     """
     (y,), (dy,) = primals, tangents
     q, status = row_polar(y)
-    h = sym(matmul(y, transpose(q)))
+    exponent = power_of_two(y)
+    y, dy = times_power_of_two(y, -exponent), times_power_of_two(dy, -(exponent // 2))
+    h = sym(matmul(y, adjoint(q)))
 
     def operator(t: jax.Array) -> jax.Array:
-        return matmul(h, t) + matmul(matmul(matmul(t, transpose(q)), h), q)
+        return matmul(h, t) + matmul(matmul(matmul(t, adjoint(q)), h), q)
 
     def solve(_, b: jax.Array) -> jax.Array:
-        return _derivative(lax.stop_gradient(y), b - matmul(matmul(b, transpose(q)), q) / 2)
+        return _derivative(lax.stop_gradient(y), b - matmul(matmul(b, adjoint(q)), q) / 2)
 
-    right = dy - matmul(q, matmul(transpose(dy), q))
-    solution = lax.custom_linear_solve(operator, right, solve=solve, symmetric=True)
-    dq = solution - matmul(sym(matmul(solution, transpose(q))), q)
+    def solve_transposed(_, b: jax.Array) -> jax.Array:
+        return jnp.conj(solve(_, jnp.conj(b)))  # A is Hermitian, so that A^T is the conjugate of A
+
+    right = dy - matmul(q, matmul(adjoint(dy), q))
+    solution = lax.custom_linear_solve(operator, right, solve=solve, transpose_solve=solve_transposed)
+    dq = solution - matmul(sym(matmul(solution, adjoint(q))), q)
+    dq = times_power_of_two(dq, exponent // 2 - exponent)
+    dq = scaled(dq, jnp.where(status == UNIQUE, 1, jnp.nan))
     return (q, status), (dq, np.zeros(status.shape, jax.dtypes.float0))
 
 
 def _derivative(y: jax.Array, dy: jax.Array) -> jax.Array:
     """The polar factor's derivative at y along dy: each pass and its own derivative, in step."""
     g = gram(y)
-    bound = frobenius(g)[..., None, None]
+    bound = frobenius(g)
     scale = jnp.where(bound > 0, lax.rsqrt(bound), 1)
     enough = _tolerance(y.dtype)
     limit = _zero_passes(y.shape[-2], y.dtype) + SETTLING
@@ -205,7 +215,7 @@ def _derivative(y: jax.Array, dy: jax.Array) -> jax.Array:
         y, dy, _, k = carry
         g = gram(y)
         e = identity_like(g) - g
-        de = -2 * sym(matmul(dy, transpose(y)))
+        de = -2 * sym(matmul(dy, adjoint(y)))
         s = e / 2 + 3 / 8 * matmul(e, e)
         ds = de / 2 + 3 / 4 * sym(matmul(e, de))
         size = jnp.max(jnp.where(jnp.isnan(e), 0, jnp.abs(e)), initial=0)
@@ -215,7 +225,7 @@ def _derivative(y: jax.Array, dy: jax.Array) -> jax.Array:
         _, _, size, k = carry
         return (size**2 > enough) & (k < limit)
 
-    start = (y * scale, dy * scale, jnp.asarray(jnp.inf, y.dtype), 0)
+    start = (scaled(y, scale), scaled(dy, scale), jnp.asarray(jnp.inf, bound.dtype), 0)
     return lax.while_loop(more, one_pass, start)[1]
 
 
@@ -223,7 +233,8 @@ def polar(matrix: jax.Array) -> Polar:
     r"""Polar factor with a status, by products only.
 
     ``Y = Q H``, ``Q^T Q = I`` (wide: ``Y = H Q``, ``Q Q^T = I``), to rounding for every finite input: any
-    scale, any conditioning, rank deficient or zero. Differentiable in both modes, finite at orthonormal points.
+    scale, any conditioning, rank deficient or zero. Differentiable in both modes at every scale, finite at orthonormal
+    points; where Q is not unique (status 1) it has no derivative, which is then not a number.
 
     Args:
       matrix: ``(..., n, p)``, float32 or float64.
@@ -236,8 +247,8 @@ def polar(matrix: jax.Array) -> Polar:
     """
     check_matrix("matrix", matrix)
     if is_tall(matrix):
-        factor, status = row_polar(transpose(matrix))
-        return Polar(transpose(factor), status)
+        factor, status = row_polar(adjoint(matrix))
+        return Polar(adjoint(factor), status)
     return Polar(*row_polar(matrix))
 
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dlnjax._linalg import matmul, transpose
+from dlnjax._linalg import adjoint, matmul
 
 
 def check_matrix(name: str, matrix: jax.Array) -> None:
@@ -68,7 +68,7 @@ def _lifted(
     def lifted(point: jax.Array, vector: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
         check_pair(point, vector)
         if other_side(point):
-            return transpose(jitted(transpose(point), transpose(vector), *args, **kwargs))
+            return adjoint(jitted(adjoint(point), adjoint(vector), *args, **kwargs))
         return jitted(point, vector, *args, **kwargs)
 
     return lifted
@@ -91,7 +91,7 @@ def identity_like(square: jax.Array) -> jax.Array:
 
 def gram(matrix: jax.Array) -> jax.Array:
     """``Y Y^T``."""
-    return matmul(matrix, transpose(matrix))
+    return matmul(matrix, adjoint(matrix))
 
 
 def once(condition: jax.Array, function: Callable[[Any], Any], state: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import jax
 
-from dlnjax._linalg import frobenius, matmul, sym, transpose
+from dlnjax._linalg import adjoint, frobenius, matmul, sym
 from dlnjax.stiefel._polar import project
 from dlnjax.stiefel._shape import by_rows, check_matrix, gram, identity_like, is_tall
 
@@ -21,7 +21,7 @@ def project_tangent(point: jax.Array, vector: jax.Array) -> jax.Array:
       point: ``(..., n, p)`` on the manifold.
       vector: same shape, any.
     """
-    return vector - matmul(sym(matmul(vector, transpose(point))), point)
+    return vector - matmul(sym(matmul(vector, adjoint(point))), point)
 
 
 def transport(point: jax.Array, tangent: jax.Array) -> jax.Array:
@@ -37,7 +37,7 @@ def transport(point: jax.Array, tangent: jax.Array) -> jax.Array:
 def orthonormality_error(point: jax.Array) -> jax.Array:
     """``||W^T W - I||_F`` (wide: ``||W W^T - I||_F``), one number a matrix, shape ``(...)``."""
     check_matrix("point", point)
-    g = gram(transpose(point) if is_tall(point) else point)
+    g = gram(adjoint(point) if is_tall(point) else point)
     return frobenius(g - identity_like(g))
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dlnjax._linalg import frobenius, matmul, transpose
+from dlnjax._linalg import adjoint, frobenius, matmul, power_of_two, times_power_of_two
 from dlnjax.stiefel._polar import polished
 from dlnjax.stiefel._shape import batch_as_axis, by_columns, gram, identity_like, once
 
@@ -25,7 +25,7 @@ PASSES = 12
 
 
 def _error(y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    g = gram(transpose(y))
+    g = gram(adjoint(y))
     e = g - identity_like(g)
     return e, jnp.max(frobenius(e), initial=0)
 
@@ -54,14 +54,14 @@ def _triangular_passes(y: jax.Array) -> jax.Array:
 def _gram_schmidt(y: jax.Array) -> jax.Array:
     """Classical Gram-Schmidt, each column orthogonalised twice: as good as Householder, any column scale."""
     columns = lax.broadcasted_iota(jnp.int32, y.shape, y.ndim - 1)
-    y = y / _positive(jnp.max(jnp.abs(y), axis=-2, keepdims=True))
+    y = times_power_of_two(y, -power_of_two(y, axis=-2))
 
     def body(k, q):
         """Column k // 2 for the first or the second time; until it is done, q holds the rest of y."""
         j = k // 2
         v = lax.dynamic_slice_in_dim(q, j, 1, axis=-1)
         done = jnp.where(columns < j, q, 0)
-        v = v - matmul(done, matmul(transpose(done), v))
+        v = v - matmul(done, matmul(adjoint(done), v))
         v = v / _positive(jnp.sqrt(jnp.sum(v * v, axis=-2, keepdims=True)))
         return jnp.where(columns == j, v, q)
 
@@ -94,17 +94,17 @@ def _inverse_cholesky(g: jax.Array) -> jax.Array:
         other = lax.dynamic_slice_in_dim(right, j, 1, axis=-2)
         scale = lax.rsqrt(lax.dynamic_slice_in_dim(row, j, 1, axis=-1))
         row, other = row * scale, other * scale
-        below = jnp.where(rows > j, transpose(row), 0)
+        below = jnp.where(rows > j, adjoint(row), 0)
         right = jnp.where(rows == j, other, right - below * other)
         return jnp.where((rows > j) & (columns > j), g - below * row, g), right
 
     _, right = lax.fori_loop(0, g.shape[-1], body, (g, identity_like(g)))
-    return transpose(right)
+    return adjoint(right)
 
 
 @batch_as_axis
 def _cholesky_qr(y: jax.Array) -> jax.Array:
-    q = matmul(y, _inverse_cholesky(gram(transpose(y))))
+    q = matmul(y, _inverse_cholesky(gram(adjoint(y))))
     q = once(~(_error(q)[1] <= NEAR), lambda _: _gram_schmidt(y), q)
     return _settled(q)
 
