@@ -135,3 +135,33 @@ def frobenius(a: jax.Array) -> jax.Array:
 def scaled(a: jax.Array, factor: jax.Array) -> jax.Array:
     """Every matrix times its own real number, ``factor`` of shape ``(...)``."""
     return a * factor.astype(a.dtype)[..., None, None]
+
+
+#: Turns and columns of :func:`spectral_estimate`.
+_POWER_TURNS, _POWER_COLUMNS = 6, 4
+
+
+def spectral_estimate(square: jax.Array) -> jax.Array:
+    """About the spectral norm of symmetric or Hermitian matrices, ``(...)``: at most it, seldom under 0.8 of it.
+
+    The power method on a few fixed columns. It is for choosing between methods, each of which is right
+    whatever is chosen.
+    """
+    i, j = (jax.lax.broadcasted_iota(jnp.int32, (square.shape[-1], _POWER_COLUMNS), axis) for axis in (0, 1))
+    columns = jnp.cos((1 + i * i % 997 * (2 * j + 1)).astype(jnp.finfo(square.dtype).dtype)).astype(square.dtype)
+    columns = jnp.broadcast_to(columns, (*square.shape[:-1], _POWER_COLUMNS))
+
+    def turn(_, carry):
+        columns, _ = carry
+        unit = columns / _lengths(columns).astype(square.dtype)
+        columns = matmul(square, unit)
+        return columns, _lengths(columns)
+
+    start = (columns, _lengths(columns))
+    return jnp.max(jax.lax.fori_loop(0, _POWER_TURNS, turn, start)[1], axis=(-2, -1))
+
+
+def _lengths(columns: jax.Array) -> jax.Array:
+    squares = jnp.square(columns.real) + jnp.square(columns.imag) if jnp.iscomplexobj(columns) else jnp.square(columns)
+    sizes = jnp.sqrt(jnp.sum(squares, axis=-2, keepdims=True))
+    return jnp.where(sizes == 0, 1, sizes)

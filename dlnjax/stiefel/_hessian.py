@@ -5,10 +5,11 @@ from __future__ import annotations
 import jax
 
 from dlnjax._linalg import adjoint, matmul, sym
-from dlnjax.stiefel._shape import check_pair, is_wide
+from dlnjax.stiefel._shape import check_pair, is_wide, widened
 from dlnjax.stiefel._tangent import project_tangent
 
 
+@widened
 def hessian(point: jax.Array, gradient: jax.Array, curvature: jax.Array, tangent: jax.Array) -> jax.Array:
     r"""The Riemannian Hessian along a tangent vector, embedded metric.
 
@@ -18,7 +19,7 @@ def hessian(point: jax.Array, gradient: jax.Array, curvature: jax.Array, tangent
 
     Args:
       point: ``(..., n, p)`` on the manifold.
-      gradient: ``G``, same shape, not projected.
+      gradient: ``G``, same shape, not projected; of complex points see :func:`project_tangent`.
       curvature: ``H``, same shape.
       tangent: ``xi``, same shape, tangent at the point.
 

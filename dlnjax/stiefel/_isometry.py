@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 
 from dlnjax._linalg import adjoint, frobenius, matmul, power_of_two, scaled, times_power_of_two
-from dlnjax.stiefel._shape import check_matrix, gram, identity_like, is_tall
+from dlnjax.stiefel._shape import check_matrix, gram, identity_like, is_tall, widened
 
 KEPT = 0.1
 #: Singular values below this (or eps), relative to the Frobenius norm, are not told from zero.
@@ -39,6 +39,7 @@ def _scales(eps: float) -> tuple[float, ...]:
     return tuple(scales)
 
 
+@widened
 def partial_isometry(matrix: jax.Array) -> jax.Array:
     r"""``U V^T`` over the nonzero singular values of ``U S V^T``: zero for zero, skew for skew.
 
@@ -47,7 +48,7 @@ def partial_isometry(matrix: jax.Array) -> jax.Array:
     in a null space grows by up to about ``10 / f``, so that in float32 a null direction is not clean.
 
     Args:
-      matrix: ``(..., n, p)``, float32 or float64, any scale.
+      matrix: ``(..., n, p)``, real or complex (then ``U V^H``), any scale.
     """
     check_matrix("matrix", matrix)
     if is_tall(matrix):

@@ -29,7 +29,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from dlnjax._linalg import adjoint, frobenius, matmul, power_of_two, scaled, sym, times_power_of_two
-from dlnjax.stiefel._shape import batch_as_axis, check_matrix, gram, identity_like, is_tall, once
+from dlnjax.stiefel._shape import batch_as_axis, check_matrix, gram, identity_like, is_tall, once, widened
 
 #: Coefficients of (1 - e)^{-1/2}; a sum through e^k errs by about the next one times e^{k+1}.
 SERIES = (1.0, 1 / 2, 3 / 8, 5 / 16, 35 / 128)
@@ -229,6 +229,7 @@ def _derivative(y: jax.Array, dy: jax.Array) -> jax.Array:
     return lax.while_loop(more, one_pass, start)[1]
 
 
+@widened
 def polar(matrix: jax.Array) -> Polar:
     r"""Polar factor with a status, by products only.
 
@@ -237,13 +238,13 @@ def polar(matrix: jax.Array) -> Polar:
     points; where Q is not unique (status 1) it has no derivative, which is then not a number.
 
     Args:
-      matrix: ``(..., n, p)``, float32 or float64.
+      matrix: ``(..., n, p)``, real or complex (then ``Q^H Q = I``).
 
     Returns:
       :class:`Polar`: the factor and, per matrix, whether it is the nearest point, one of many, or not finite.
 
     Raises:
-      ValueError: fewer than two axes or an empty matrix. TypeError: not a real floating dtype.
+      ValueError: fewer than two axes or an empty matrix. TypeError: neither a floating nor a complex dtype.
     """
     check_matrix("matrix", matrix)
     if is_tall(matrix):

@@ -21,11 +21,14 @@ from dlnjax._linalg import adjoint, matmul
 
 
 def check_matrix(name: str, matrix: jax.Array) -> None:
-    """Refuse what cannot hold orthonormal columns: fewer than two axes, an empty matrix, integers."""
+    """Refuse what cannot hold orthonormal columns: fewer than two axes, an empty matrix, integers.
+
+    The dtypes: float32, float64, complex64, complex128, and bfloat16 and float16 through :func:`widened`.
+    """
     if not hasattr(matrix, "dtype") or not hasattr(matrix, "shape"):
         raise TypeError(f"{name} must be an array, got {type(matrix).__name__}; wrap it in jnp.asarray")
-    if not jnp.issubdtype(matrix.dtype, jnp.floating):
-        raise TypeError(f"{name} has dtype {matrix.dtype}; orthonormal matrices need a real floating dtype")
+    if not jnp.issubdtype(matrix.dtype, jnp.inexact):
+        raise TypeError(f"{name} has dtype {matrix.dtype}; orthonormal matrices need a floating or complex dtype")
     if len(matrix.shape) < 2:
         raise ValueError(
             f"{name} has shape {matrix.shape}; a matrix (..., n, p) with two or more axes is needed"
@@ -48,6 +51,30 @@ def check_pair(point: jax.Array, vector: jax.Array, name: str = "tangent") -> No
         )
 
 
+def widened(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compute in float32 what is given in 16 bits, and round every result of a floating dtype once.
+
+    The numbers among the arguments stay as they are.
+    """
+
+    @functools.wraps(function)
+    def wide(*args: Any, **kwargs: Any) -> Any:
+        narrow = next((a.dtype for a in args if _is_narrow(a)), None)
+        if narrow is None:
+            return function(*args, **kwargs)
+        out = function(*(a.astype(jnp.float32) if _is_narrow(a) else a for a in args), **kwargs)
+        return jax.tree.map(
+            lambda x: x.astype(narrow) if jnp.issubdtype(x.dtype, jnp.floating) else x, out
+        )
+
+    return wide
+
+
+def _is_narrow(array: Any) -> bool:
+    dtype = getattr(array, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+
+
 def is_wide(matrix: jax.Array) -> bool:
     """More columns than rows; a square matrix counts as tall."""
     return matrix.shape[-1] > matrix.shape[-2]
@@ -62,7 +89,7 @@ def _lifted(
     function: Callable[..., jax.Array], other_side: Callable[[jax.Array], bool]
 ) -> Callable[..., jax.Array]:
     static = ("metric",) if "metric" in signature(function).parameters else ()
-    jitted = jax.jit(function, static_argnames=static)
+    jitted = widened(jax.jit(function, static_argnames=static))
 
     @functools.wraps(function)
     def lifted(point: jax.Array, vector: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 
 from dlnjax._linalg import adjoint, frobenius, matmul, sym
 from dlnjax.stiefel._polar import project
-from dlnjax.stiefel._shape import by_rows, check_matrix, gram, identity_like, is_tall
+from dlnjax.stiefel._shape import by_rows, check_matrix, gram, identity_like, is_tall, widened
 
 
 @by_rows
@@ -16,10 +17,12 @@ def project_tangent(point: jax.Array, vector: jax.Array) -> jax.Array:
     """Orthogonal projection on the tangent space (embedded metric).
 
     ``P_W(g) = g - W sym(W^T g)`` for tall W; wide: ``g - sym(g W^T) W``. Idempotent and self-adjoint [paper].
+    For complex W the transpose is the conjugate one, and the product that of R^2, ``Re tr(a^H b)``.
 
     Args:
       point: ``(..., n, p)`` on the manifold.
-      vector: same shape, any.
+      vector: same shape, any. To get the Riemannian gradient of a real loss give the Euclidean one: for complex W that is
+        ``dL/dRe W + i dL/dIm W``, the conjugate of what ``jax.grad`` returns.
     """
     return vector - matmul(sym(matmul(vector, adjoint(point))), point)
 
@@ -34,6 +37,7 @@ def transport(point: jax.Array, tangent: jax.Array) -> jax.Array:
     return project_tangent(point, tangent)
 
 
+@widened
 def orthonormality_error(point: jax.Array) -> jax.Array:
     """``||W^T W - I||_F`` (wide: ``||W W^T - I||_F``), one number a matrix, shape ``(...)``."""
     check_matrix("point", point)
@@ -47,8 +51,10 @@ def random(key: jax.Array, shape: Sequence[int], dtype: jax.typing.DTypeLike = f
     Args:
       key: a JAX random key.
       shape: ``(..., n, p)``, tall or wide; leading axes are independent draws.
-      dtype: float32 or float64; the default follows JAX's ``jax_enable_x64``.
+      dtype: real or complex (then uniform on the unitary Stiefel manifold); the default follows ``jax_enable_x64``.
     """
     if len(shape) < 2:
         raise ValueError(f"shape is {tuple(shape)}; a matrix (..., n, p) with two or more axes is needed")
-    return project(jax.random.normal(key, tuple(shape), jax.dtypes.canonicalize_dtype(dtype)))
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    drawn = jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+    return project(jax.random.normal(key, tuple(shape), drawn)).astype(dtype)
