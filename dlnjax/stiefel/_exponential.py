@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dlnjax._linalg import adjoint, frobenius, matmul, scaled, skew
+from dlnjax._linalg import adjoint, frobenius, matmul, scaled, skew, sym
 from dlnjax.stiefel._generator import columns, rotated, rows
 from dlnjax.stiefel._polar import polished
 from dlnjax.stiefel._shape import batch_as_axis, by_columns, gram, identity_like
@@ -96,7 +96,7 @@ def _frechet(a: jax.Array, da: jax.Array) -> jax.Array:
         within = k < squarings
         return lax.cond(jnp.any(within), square, lambda carry, _: carry, carry, within), None
 
-    return lax.scan(turn, (s, ds), jnp.arange(_most(a.dtype)))[0][1]
+    return lax.scan(turn, (s, ds), jnp.arange(_most(a.dtype), dtype=jnp.int32))[0][1]
 
 
 def _embedded(point: jax.Array, tangent: jax.Array) -> jax.Array:
@@ -158,8 +158,11 @@ def _geodesic(point: jax.Array, tangent: jax.Array, metric: str) -> jax.Array:
     tangent = jnp.where(lost[..., None, None], 0, tangent)
     if n == p:
         moved = matmul(point, _expm(skew(matmul(adjoint(point), tangent))))
-    else:
-        moved = _narrow(point, tangent, metric) if n > 2 * p else _by_generator(point, tangent, metric)
+    elif n <= 2 * p:
+        moved = _by_generator(point, tangent, metric)
+    else:  # both forms are the same function of what is tangent, and of nothing else
+        tangent = tangent - matmul(point, sym(matmul(adjoint(point), tangent)))
+        moved = _narrow(point, tangent, metric)
     return scaled(polished(moved), jnp.where(lost, jnp.nan, 1))
 
 

@@ -257,7 +257,7 @@ def a_formula(name):
 
 
 def the_safe_step(seed, dtype, shape):
-    """On the manifold: within the distance, along the vector, and no shorter than a third of the way out."""
+    """On the manifold: within the distance, along the vector, and no shorter than a fifth of the way out."""
     w, xi, point, _ = steps(seed, dtype, shape)
     rng = np.random.default_rng(seed + 1)
     v = gaussian(rng, xi.shape, dtype)
@@ -270,7 +270,7 @@ def the_safe_step(seed, dtype, shape):
     wide = v.astype(w.dtype)
     out = np.array([off(w + t * wide) > 0.25 for t in times])
     leaves = np.where(out.any(0), times[np.argmax(out, axis=0)], np.inf)
-    least_norm = np.minimum(length * norm(wide), 0.3 * np.where(np.isinf(leaves), 0, leaves) * norm(wide))
+    least_norm = np.minimum(length * norm(wide), 0.2 * np.where(np.isinf(leaves), 0, leaves) * norm(wide))
     assert np.all(norm(kept) >= least_norm * (1 - 1e-4) - 0.01 * norm(wide) * (length > 1e-3))
     across = kept * norm(wide)[:, None, None] - wide * norm(kept)[:, None, None]
     assert np.all(norm(across) <= 1e-5 * norm(kept) * norm(wide) + np.finfo(np.float32).tiny)
