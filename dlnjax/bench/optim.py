@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import os
 import platform
 import time
@@ -27,6 +28,9 @@ from dlnjax.sweep.compute import devices
 
 #: (batch, n, p) and whether the case has a target.
 CASES = (((512, 32, 32), True), ((128, 64, 64), True), ((256, 64, 32), False))
+#: Single large matrices ``(n, p)``, and how long a step may take of geoopt's with QR.
+LARGE = ((2048, 512), (4096, 1024))
+LARGE_TARGETS = {"polar": 0.6, "qr": 1.0, "cholesky_qr": 1.0, "cayley": 1.3}
 STEP_SIZE = 0.02
 FASTER = 4.0
 DRIFT = {"float32": 1e-6, "float64": 1e-12}
@@ -119,6 +123,28 @@ def time_case(shape: tuple[int, ...], *, rounds: int = 5, seconds: float = 0.3) 
     }
 
 
+def time_large(shape: tuple[int, int], *, rounds: int = 3) -> dict[str, float]:
+    """Seconds per step of the retractions and of geoopt on one large matrix, float32, best of interleaved rounds."""
+    start, target = _problem((1, *shape))
+    makes = {
+        name: functools.partial(optim.rgd, retraction=getattr(stiefel, f"retract_{name}"))
+        for name in LARGE_TARGETS
+    }
+    advances = {
+        name: peers.dlnjax(start, target, STEP_SIZE, count=1, make=make) for name, make in makes.items()
+    }
+    if importlib.util.find_spec("geoopt") is not None:
+        advances["geoopt"] = peers.geoopt(start, target, STEP_SIZE)
+    best = dict.fromkeys(advances, np.inf)
+    for turn in range(rounds + 1):
+        for name, advance in advances.items():
+            begin = time.perf_counter()
+            advance(2)
+            if turn:  # the first one compiles
+                best[name] = min(best[name], (time.perf_counter() - begin) / 2)
+    return best
+
+
 def drift(recipe: str, dtype: str, steps: int) -> float:
     """Largest ``||W^T W - I||_F`` of a few matrices that follow a moving target for ``steps`` steps."""
     with jax.enable_x64(dtype == "float64"):
@@ -158,6 +184,13 @@ def run(*, rounds: int, seconds: float, steps: int) -> dict[str, Any]:
         if has_target:
             name = f"times faster than {case['best_peer']}, {shape[0]} of {shape[1]}x{shape[2]} float32"
             targets.append(_target(name, case["ratios"][case["best_peer"]], FASTER, at_least=True))
+    large = {f"{n}x{p}": time_large((n, p), rounds=rounds) for n, p in LARGE}
+    for name, seconds_per_step in large.items():
+        _print_large(name, seconds_per_step)
+        for recipe, allowed in LARGE_TARGETS.items() if "geoopt" in seconds_per_step else ():
+            ratio = seconds_per_step[recipe] / seconds_per_step["geoopt"]
+            text = f"time of rgd with {recipe} over geoopt's SGD with QR, {name} float32"
+            targets.append(_target(text, ratio, allowed, at_least=False))
     for recipe in RECIPES:
         for dtype, allowed in DRIFT.items():
             name = f"orthonormality error of {recipe} after {steps} steps, {dtype}"
@@ -167,7 +200,13 @@ def run(*, rounds: int, seconds: float, steps: int) -> dict[str, Any]:
         "backend": jax.default_backend(),
         "devices": len(jax.devices()),
     }
-    return {"targets": targets, "cases": cases, "machine": machine() | more | {"load_before": load}}
+    return {"targets": targets, "cases": cases, "large": large, "machine": machine() | more | {"load_before": load}}
+
+
+def _print_large(name: str, seconds_per_step: dict[str, float]) -> None:
+    print(f"one matrix of {name}, float32")
+    for contestant, seconds in sorted(seconds_per_step.items(), key=lambda item: item[1]):
+        print(f"  {contestant:16}{seconds * 1e3:9.3f} ms a step")
 
 
 def _print_case(case: dict[str, Any]) -> None:

@@ -23,12 +23,14 @@ from dlnjax._linalg import (
     power_of_two,
     scaled,
     skew,
+    spectral_estimate,
     sym,
     times_power_of_two,
 )
+from dlnjax.stiefel._blocks import BLOCK
 from dlnjax.stiefel._generator import rotated
 from dlnjax.stiefel._polar import polished, project
-from dlnjax.stiefel._shape import batch_as_axis, by_columns, gram, identity_like
+from dlnjax.stiefel._shape import batch_as_axis, by_columns, gram, identity_like, once
 
 PASSES = 150
 #: Steps with an entry from ``2^LONG`` on are taken by their skew generator.
@@ -37,11 +39,18 @@ LONG = 7
 LOST = 0.1
 
 
+def _size(r: jax.Array) -> jax.Array:
+    """The Frobenius norm; of large matrices a cautious estimate of the spectral norm, which it exceeds by far."""
+    if r.shape[-1] <= BLOCK:
+        return frobenius(r)
+    return jnp.minimum(frobenius(r), 1.25 * spectral_estimate(r))
+
+
 def _start(t: jax.Array, identity: jax.Array) -> jax.Array:
     """``2 I - T`` where T is near I, else ``T^H / (||T||_1 ||T||_inf)``, from which the iteration always converges."""
     size = jnp.abs(t)
     bound = jnp.max(jnp.sum(size, axis=-1), axis=-1) * jnp.max(jnp.sum(size, axis=-2), axis=-1)
-    near = (frobenius(t - identity) < 0.7)[..., None, None]
+    near = (_size(t - identity) < 0.7)[..., None, None]
     return jnp.where(near, 2 * identity - t, scaled(adjoint(t), 1 / bound))
 
 
@@ -51,11 +60,17 @@ def _inverse(t: jax.Array) -> jax.Array:
 
     def residual(v):
         r = identity - matmul(t, v)
-        size = frobenius(r)
+        size = _size(r)
         return r, jnp.max(jnp.where(jnp.isnan(size), 0, size), initial=0)
 
     def improved(v, r):
         return v + matmul(v, r + matmul(r, r))
+
+    def last(v, r, size):
+        if r.shape[-1] <= BLOCK:
+            return improved(v, r)
+        matters = jnp.square(size) > float(jnp.finfo(r.dtype).eps) / 8
+        return v + matmul(v, once(matters, lambda s: s + matmul(s, s), r))
 
     def body(carry):
         v, r, _, k = carry
@@ -63,8 +78,8 @@ def _inverse(t: jax.Array) -> jax.Array:
         return v, *residual(v), k + 1
 
     v = _start(t, identity)
-    v, r, _, _ = lax.while_loop(lambda c: (c[2] > done) & (c[3] < PASSES), body, (v, *residual(v), 0))
-    return improved(v, r)
+    v, r, size, _ = lax.while_loop(lambda c: (c[2] > done) & (c[3] < PASSES), body, (v, *residual(v), 0))
+    return last(v, r, size)
 
 
 def _parts(point: jax.Array, tangent: jax.Array) -> tuple[jax.Array, jax.Array]:
