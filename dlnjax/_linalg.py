@@ -148,7 +148,9 @@ def spectral_estimate(square: jax.Array) -> jax.Array:
     whatever is chosen.
     """
     i, j = (jax.lax.broadcasted_iota(jnp.int32, (square.shape[-1], _POWER_COLUMNS), axis) for axis in (0, 1))
-    columns = jnp.cos((1 + i * i % 997 * (2 * j + 1)).astype(jnp.finfo(square.dtype).dtype)).astype(square.dtype)
+    columns = jnp.cos((1 + i * i % 997 * (2 * j + 1)).astype(jnp.finfo(square.dtype).dtype)).astype(
+        square.dtype
+    )
     columns = jnp.broadcast_to(columns, (*square.shape[:-1], _POWER_COLUMNS))
 
     def turn(_, carry):
@@ -162,6 +164,10 @@ def spectral_estimate(square: jax.Array) -> jax.Array:
 
 
 def _lengths(columns: jax.Array) -> jax.Array:
-    squares = jnp.square(columns.real) + jnp.square(columns.imag) if jnp.iscomplexobj(columns) else jnp.square(columns)
+    squares = (
+        jnp.square(columns.real) + jnp.square(columns.imag)
+        if jnp.iscomplexobj(columns)
+        else jnp.square(columns)
+    )
     sizes = jnp.sqrt(jnp.sum(squares, axis=-2, keepdims=True))
     return jnp.where(sizes == 0, 1, sizes)

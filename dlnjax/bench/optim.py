@@ -200,7 +200,12 @@ def run(*, rounds: int, seconds: float, steps: int) -> dict[str, Any]:
         "backend": jax.default_backend(),
         "devices": len(jax.devices()),
     }
-    return {"targets": targets, "cases": cases, "large": large, "machine": machine() | more | {"load_before": load}}
+    return {
+        "targets": targets,
+        "cases": cases,
+        "large": large,
+        "machine": machine() | more | {"load_before": load},
+    }
 
 
 def _print_large(name: str, seconds_per_step: dict[str, float]) -> None:

@@ -28,7 +28,16 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from dlnjax._linalg import adjoint, frobenius, matmul, power_of_two, scaled, spectral_estimate, sym, times_power_of_two
+from dlnjax._linalg import (
+    adjoint,
+    frobenius,
+    matmul,
+    power_of_two,
+    scaled,
+    spectral_estimate,
+    sym,
+    times_power_of_two,
+)
 from dlnjax.stiefel._shape import batch_as_axis, check_matrix, gram, identity_like, is_tall, once, widened
 
 #: Coefficients of (1 - e)^{-1/2}; a sum through e^k errs by about the next one times e^{k+1}.

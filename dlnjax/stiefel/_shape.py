@@ -28,7 +28,9 @@ def check_matrix(name: str, matrix: jax.Array) -> None:
     if not hasattr(matrix, "dtype") or not hasattr(matrix, "shape"):
         raise TypeError(f"{name} must be an array, got {type(matrix).__name__}; wrap it in jnp.asarray")
     if not jnp.issubdtype(matrix.dtype, jnp.inexact):
-        raise TypeError(f"{name} has dtype {matrix.dtype}; orthonormal matrices need a floating or complex dtype")
+        raise TypeError(
+            f"{name} has dtype {matrix.dtype}; orthonormal matrices need a floating or complex dtype"
+        )
     if len(matrix.shape) < 2:
         raise ValueError(
             f"{name} has shape {matrix.shape}; a matrix (..., n, p) with two or more axes is needed"
@@ -63,9 +65,7 @@ def widened(function: Callable[..., Any]) -> Callable[..., Any]:
         if narrow is None:
             return function(*args, **kwargs)
         out = function(*(a.astype(jnp.float32) if _is_narrow(a) else a for a in args), **kwargs)
-        return jax.tree.map(
-            lambda x: x.astype(narrow) if jnp.issubdtype(x.dtype, jnp.floating) else x, out
-        )
+        return jax.tree.map(lambda x: x.astype(narrow) if jnp.issubdtype(x.dtype, jnp.floating) else x, out)
 
     return wide
 
