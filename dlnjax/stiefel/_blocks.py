@@ -63,7 +63,7 @@ def _positive(x: jax.Array) -> jax.Array:
 
 
 def inverse_cholesky(g: jax.Array) -> jax.Array:
-    """``R^{-1}`` for ``G = R^H R``, by elimination on ``[G | I]``, a block of rows a turn: ``R^{-H}`` is left on the right.
+    """``R^{-1}`` for ``G = R^H R``: elimination on ``[G | I]``, a block of rows a turn, leaves ``R^{-H}`` on the right.
 
     Both halves share one array: at each turn the left one is nonzero where the right one is not yet.
     """

@@ -100,8 +100,8 @@ def _error(y: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _centred(y: jax.Array, e: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """One pass for the estimated spectrum of ``Y Y^T``, ``[l, h]``: scaled by ``c^2 = 2 / (l + h)`` it lies about 1.
 
-    The series of ``(1 - e)^{-1/2}`` is cut after ``e^2`` with the next two terms folded back by Chebyshev polynomials on
-    ``|e| <= d = (h - l) / (h + l)``, which leaves a quarter of their error. Estimates err, but the turns that
+    The series of ``(1 - e)^{-1/2}`` is cut after ``e^2`` with the next two terms folded back by Chebyshev polynomials
+    on ``|e| <= d = (h - l) / (h + l)``, which leaves a quarter of their error. Estimates err, but the turns that
     follow start from any input. For large matrices only.
     """
     identity = identity_like(e)

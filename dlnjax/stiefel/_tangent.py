@@ -21,8 +21,8 @@ def project_tangent(point: jax.Array, vector: jax.Array) -> jax.Array:
 
     Args:
       point: ``(..., n, p)`` on the manifold.
-      vector: same shape, any. To get the Riemannian gradient of a real loss give the Euclidean one: for complex W that is
-        ``dL/dRe W + i dL/dIm W``, the conjugate of what ``jax.grad`` returns.
+      vector: same shape, any. To get the Riemannian gradient of a real loss give the Euclidean one: for complex W that
+        is ``dL/dRe W + i dL/dIm W``, the conjugate of what ``jax.grad`` returns.
     """
     return vector - matmul(sym(matmul(vector, adjoint(point))), point)
 

@@ -34,7 +34,7 @@ class _Measured(NamedTuple):
 
 
 def _measured(y: jax.Array) -> _Measured:
-    """Small matrices by the Frobenius norm alone; of large ones the estimate of the spectral norm costs next to nothing."""
+    """Small matrices by the Frobenius norm; of large ones the estimate of the spectral norm costs next to nothing."""
     g = gram(adjoint(y))
     e = g - identity_like(g)
     size = jnp.max(frobenius(e), initial=0)
@@ -93,7 +93,7 @@ def _cholesky_qr(y: jax.Array) -> jax.Array:
 
 
 def _differentiable(factor: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
-    """With ``dQ = Q (L - L^H + i Im D) + (I - Q Q^H) dY R^{-1}``, L and D below and on the diagonal of ``Q^H dY R^{-1}``.
+    """With ``dQ = Q (L - L^H + i Im D) + (I - Q Q^H) dY R^{-1}``; L is below, D on the diagonal of ``Q^H dY R^{-1}``.
 
     Products alone, so that both modes work. A column of dependent ones has no derivative: not a number.
     """
