@@ -281,7 +281,7 @@ def the_safe_step(seed, dtype, shape):
 
 
 def the_error(seed, dtype, shape):
-    w, xi, point, vector = steps(seed, dtype, shape, most=10)
+    w, _, point, vector = steps(seed, dtype, shape, most=10)
     given = np.asarray(point + vector).astype(w.dtype)
     result = np.asarray(stiefel.orthonormality_error(point + vector))
     assert np.all(np.abs(result - off(given)) <= 60 * eps(dtype) * (1 + norm(given) ** 2))
