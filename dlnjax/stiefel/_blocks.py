@@ -25,6 +25,7 @@ def gram_schmidt(y: jax.Array) -> jax.Array:
     Each block is orthogonalised against the blocks before it and within itself, twice.
     """
     y = times_power_of_two(y, -power_of_two(y, axis=-2))
+    y = y / _positive(jnp.max(jnp.abs(y), axis=-2, keepdims=True)).astype(y.dtype)
     p = y.shape[-1]
     if p <= BLOCK:
         return _panel(y)

@@ -54,6 +54,8 @@ def partial_isometry(matrix: jax.Array) -> jax.Array:
     if is_tall(matrix):
         return adjoint(partial_isometry(adjoint(matrix)))
     y = times_power_of_two(matrix, -power_of_two(matrix))
+    largest = jnp.max(jnp.abs(y), axis=(-2, -1))
+    y = scaled(y, 1 / jnp.where(largest > 0, largest, 1))
     size = frobenius(y)
     y = scaled(y, 1 / jnp.where(size > 0, size, 1))
 
