@@ -17,12 +17,16 @@ import optax
 from dlnjax import stiefel
 from dlnjax._types import Count, Params, Problem, Status, Trace
 
-#: Records without progress, or above ``BLOWUP`` times the start, after which a run counts as diverged.
+#: Records in a row, above ``BLOWUP`` times the start or oscillating, after which a run counts as diverged.
 PATIENCE = 100
 BLOWUP = 10.0
-#: The best error must fall by this fraction within ``PATIENCE`` records while the gradient stays large.
+#: An error is stuck while its best value falls by less than this fraction and the gradient is above this part of its
+#: start's.
 PROGRESS = 1e-6
 LARGE_GRADIENT = 1e-2
+#: Rises, and as many falls, of the recorded loss while the error is stuck that make an oscillation: a slow monotone
+#: fall has none, the odd one comes from rounding.
+SWINGS = 5
 
 
 class Record(NamedTuple):
@@ -42,7 +46,10 @@ class Monitor(NamedTuple):
     start_distance: jax.Array
     start_gradient: jax.Array
     best: jax.Array  # smallest distance so far
+    last_loss: jax.Array  # at the record before
     stalled: jax.Array  # records since the best fell by PROGRESS, gradient large all the while
+    rises: jax.Array  # of the loss from record to record, among these
+    falls: jax.Array
     above: jax.Array  # records in a row above BLOWUP * start
     status: jax.Array
     first_bad_step: jax.Array
@@ -56,7 +63,10 @@ def begin(record: Record) -> Monitor:
         start_distance=record.distance,
         start_gradient=record.gradient_norm,
         best=record.distance,
+        last_loss=record.loss,
         stalled=zero,
+        rises=zero,
+        falls=zero,
         above=zero,
         status=jnp.where(finite, Status.RUNNING, Status.DIVERGED).astype(jnp.int32),
         first_bad_step=jnp.where(finite, -1, 0).astype(jnp.int32),
@@ -66,27 +76,40 @@ def begin(record: Record) -> Monitor:
 def observe(monitor: Monitor, record: Record, bad_step: jax.Array, tolerance: float) -> Monitor:
     """The status after one more record.
 
-    Diverged is final: a number that is not finite; an error above ten times its start for ``PATIENCE``
-    records; or a bounded oscillation, that is no progress for ``PATIENCE`` records while the gradient is
-    above a hundredth of its start (beyond the stability edge the iterates settle in a period-2 orbit and
-    nothing becomes infinite). Converged is final unless the run diverges later.
+    Diverged is final: a number that is not finite; an error above ten times its start for ``PATIENCE`` records in a
+    row; or an oscillation that is seen as one: for ``PATIENCE`` records the best error falls by less than a millionth
+    although the gradient is above a hundredth of its start, and the recorded loss meanwhile rises and falls,
+    ``SWINGS`` times each. (Just beyond the stability edge the iterates settle in a period-2 orbit and stay finite;
+    recorded at every second step it shows by its rounding.) A fall that is merely slow, as at a tiny step, is none of
+    these. Converged is final unless the run diverges later.
     """
     zero = jnp.zeros_like(monitor.stalled)
     finite = jnp.isfinite(record.distance) & jnp.isfinite(record.loss) & (bad_step < 0)
     above = jnp.where(record.distance > BLOWUP * monitor.start_distance, monitor.above + 1, zero)
     progress = record.distance <= (1 - PROGRESS) * monitor.best
-    large = record.gradient_norm > LARGE_GRADIENT * monitor.start_gradient
-    stalled = jnp.where(progress | ~large, zero, monitor.stalled + 1)
-    diverged = ~finite | (above >= PATIENCE) | (stalled >= PATIENCE) | (monitor.status == Status.DIVERGED)
+    stuck = ~progress & (record.gradient_norm > LARGE_GRADIENT * monitor.start_gradient)
+    stalled, rises, falls = (
+        jnp.where(stuck, count + more, zero)
+        for count, more in (
+            (monitor.stalled, True),
+            (monitor.rises, record.loss > monitor.last_loss),
+            (monitor.falls, record.loss < monitor.last_loss),
+        )
+    )
+    oscillates = (stalled >= PATIENCE) & (rises >= SWINGS) & (falls >= SWINGS)
+    diverged = ~finite | (above >= PATIENCE) | oscillates | (monitor.status == Status.DIVERGED)
     converged = (record.distance <= tolerance * monitor.start_distance) | (monitor.status == Status.CONVERGED)
     status = jnp.where(diverged, Status.DIVERGED, jnp.where(converged, Status.CONVERGED, Status.RUNNING))
-    found = jnp.where(bad_step >= 0, bad_step, record.step)
-    first_bad = jnp.where(diverged & (monitor.first_bad_step < 0), found, monitor.first_bad_step)
+    here = jnp.where(bad_step >= 0, bad_step, record.step)
+    first_bad = jnp.where(diverged & (monitor.first_bad_step < 0), here, monitor.first_bad_step)
     return Monitor(
         start_distance=monitor.start_distance,
         start_gradient=monitor.start_gradient,
         best=jnp.where(progress, record.distance, monitor.best),
+        last_loss=record.loss,
         stalled=stalled,
+        rises=rises,
+        falls=falls,
         above=above,
         status=status.astype(jnp.int32),
         first_bad_step=first_bad.astype(jnp.int32),
