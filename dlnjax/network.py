@@ -3,15 +3,20 @@
 Layers are ``W_1, ..., W_N`` with ``W_1`` first, ``W_i`` of shape ``(d_i, d_{i-1})``; the network is the
 product ``W = W_N ... W_1``. Equal square layers behind the first can be stored as one *run* of shape
 ``(k, d, d)``: programs then loop over the run instead of unrolling it, and a traced ``depth`` can say
-how many of its layers take part, so that one compiled program serves every depth.
+how many of its layers take part, so that one compiled program serves every depth. A depth that is known when the
+program is built is checked; a traced one cannot be, except under ``jax.experimental.checkify``: it must lie between
+the layers outside the run and all layers stored, or other layers are used than were meant.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
+from jax.experimental import checkify
 
 from dlnjax._linalg import matmul, transpose
 from dlnjax._types import Count, Params
@@ -33,10 +38,15 @@ def dims(params: Params) -> tuple[int, ...]:
     """Widths ``(d_0, d_1, ..., d_N)`` of the layers, checked to fit one another.
 
     Raises:
-      ValueError: a layer that is no matrix or run of square matrices, or does not fit the one before it.
+      ValueError: a layer that is no matrix or run of square matrices, or does not fit the one before it; a run in
+        the place of ``W_1``, which stands by itself.
     """
     if not params:
         raise ValueError("params is empty; a network has at least one layer")
+    if params[0].ndim == 3:
+        raise ValueError(
+            f"params[0] has shape {params[0].shape}; W_1 is a matrix (d_1, d_0), runs come behind it"
+        )
     widths = [params[0].shape[-1]]
     for i, leaf in enumerate(params):
         if leaf.ndim not in (2, 3) or (leaf.ndim == 3 and leaf.shape[-2] != leaf.shape[-1]):
@@ -60,8 +70,32 @@ def _active(params: Params, depth: Count | None) -> list[Count]:
         raise ValueError(
             f"depth needs params with exactly one run (k, d, d), got {len(runs)}; see network.pad"
         )
-    lengths[runs[0]] = depth - (num_layers(params) - _length(params[runs[0]]))
+    stored = num_layers(params)
+    outside = stored - _length(params[runs[0]])
+    depth = checked_depth(depth, outside, stored)
+    lengths[runs[0]] = depth - outside
     return lengths
+
+
+def checked_depth(depth: Count, least: int, most: int) -> Count:
+    """A number of layers between ``least`` and ``most``: refused if it is another, under checkify where it is traced.
+
+    Raises:
+      ValueError: a depth known now that is no integer or outside.
+    """
+    if isinstance(depth, Tracer):
+        text = f"depth={{depth}} is not between {least} and {most}, the layers stored"
+        checkify.debug_check(jnp.all((depth >= least) & (depth <= most)), text, depth=depth)
+        return depth
+    try:
+        known = operator.index(depth)
+    except TypeError:
+        raise ValueError(f"depth={depth!r}; give an integer from {least} to {most}") from None
+    if not least <= known <= most:
+        raise ValueError(
+            f"depth={known}; these params hold {least} to {most} layers: give a depth among them, or pad to more"
+        )
+    return known
 
 
 def _loop(active: Count, body: Callable, carry, reverse: bool = False):
@@ -79,8 +113,17 @@ def end_to_end(params: Params, depth: Count | None = None) -> jax.Array:
 
     Args:
       params: layers or runs, ``W_1`` first.
-      depth: a traced or static number of layers; of the one run only the first
+      depth: a traced or static number of layers, from those outside the run to all; of the one run only the first
         ``depth - (layers outside the run)`` then take part. None: all.
+
+    Raises:
+      ValueError: a static depth that is no integer or outside this range, or params without exactly one run.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> layers = pad((2 * jnp.eye(3), 3 * jnp.eye(3)), depth=6)  # four identities between them
+      >>> float(end_to_end(layers, depth=4)[0, 0])
+      6.0
     """
     widths = dims(params)
     active = _active(params, depth)
@@ -97,10 +140,14 @@ def end_to_end(params: Params, depth: Count | None = None) -> jax.Array:
 
 
 def _run_times(run: jax.Array, x: jax.Array, active: Count) -> jax.Array:
+    if not run.shape[0]:
+        return x
     return _loop(active, lambda i, c: matmul(run[i], c), x)
 
 
 def _times_run(x: jax.Array, run: jax.Array, active: Count) -> jax.Array:
+    if not run.shape[0]:
+        return x
     return _loop(active, lambda i, c: matmul(c, run[i]), x, reverse=True)
 
 
@@ -108,7 +155,7 @@ def vjp(params: Params, depth: Count | None = None) -> tuple[jax.Array, Pullback
     r"""The product and the map from ``G = dL/dW`` to the layer gradients, sharing one forward pass.
 
     With ``A_i = W_N ... W_{i+1}`` and ``B_i = W_{i-1} ... W_1`` the gradients are
-    :math:`g_i = A_i^T G B_i^T` (source A, eq. for the layer gradients; derived again here). They are
+    :math:`g_i = A_i^T G B_i^T` (Qin, Tan and Zhu, 2024; derived again here). They are
     formed as ``g_i = (B'_i Q_i)^T`` with the prefix ``B'_i = W_{i-1} ... W_2`` and the rows
     ``Q_i = (W_1 G^T) A_i``: three products a layer, none with a transposed operand, none of width ``d_0``.
 
@@ -142,6 +189,8 @@ def _prefixes(leaf: jax.Array, prefix: jax.Array, active: Count) -> tuple[jax.Ar
     """The prefix in front of each layer of a leaf, and the prefix behind it."""
     if leaf.ndim == 2:
         return prefix, matmul(leaf, prefix)
+    if not leaf.shape[0]:
+        return jnp.zeros((0, *prefix.shape), prefix.dtype), prefix
     buffer = jnp.zeros((leaf.shape[0], *prefix.shape), prefix.dtype)
 
     def body(i, carry):
@@ -157,6 +206,8 @@ def _backward(
     """The gradients ``(B' Q)^T`` of a leaf's layers, and the rows ``Q W`` in front of it."""
     if leaf.ndim == 2:
         return transpose(matmul(before, rows)), matmul(rows, leaf)
+    if not leaf.shape[0]:
+        return leaf, rows
     buffer = jnp.zeros_like(leaf)
 
     def body(i, carry):
@@ -195,8 +246,9 @@ def forward(params: Params, x: jax.Array, activation: Activation | None = None) 
       x: ``(d_0, n)``, one input a column.
       activation: elementwise ``phi``; None is the linear network.
     """
+    dims(params)
     phi = activation if activation is not None else (lambda z: z)
-    layers = list(params)
+    layers = [leaf for leaf in params if leaf.shape[0]]
     last = layers.pop()
     for leaf in layers:
         x = phi(matmul(leaf, x)) if leaf.ndim == 2 else _activated(leaf, x, phi)
@@ -240,10 +292,25 @@ def pad(params: Params, depth: int) -> Params:
     The product is unchanged. The identity layers are exactly inert when their scale is 0, or when a
     run is trained with the traced ``depth`` of the layers that count.
 
+    Args:
+      params: layers or runs, ``W_1`` first, with at most one run once stacked.
+      depth: layers to store. Where none is missing and none is square, the run is there with no layer in it,
+        ``(0, d, d)``: programs for padded params then have one form.
+
     Raises:
-      ValueError: more layers than ``depth``, or several runs.
+      ValueError: more layers than ``depth``, a depth that is no integer, or several runs.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> [leaf.shape for leaf in pad((jnp.ones((2, 3)), jnp.ones((4, 2))), depth=5)]
+      [(2, 3), (3, 2, 2), (4, 2)]
     """
+    dims(params)
     params = stack(params)
+    try:
+        depth = operator.index(depth)
+    except TypeError:
+        raise ValueError(f"depth={depth!r}; pad needs an integer known when the program is built") from None
     missing = depth - num_layers(params)
     runs = [i for i, leaf in enumerate(params) if leaf.ndim == 3]
     if missing < 0:

@@ -7,12 +7,15 @@ length serves runs of any length, and the intervals and the depth can be traced:
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 
 from dlnjax import stiefel
 from dlnjax._types import Count, Params, Problem, Status, Trace
@@ -89,9 +92,9 @@ def observe(monitor: Monitor, record: Record, bad_step: jax.Array, tolerance: fl
     progress = record.distance <= (1 - PROGRESS) * monitor.best
     stuck = ~progress & (record.gradient_norm > LARGE_GRADIENT * monitor.start_gradient)
     stalled, rises, falls = (
-        jnp.where(stuck, count + more, zero)
+        jnp.where(stuck, count + more.astype(jnp.int32), zero)
         for count, more in (
-            (monitor.stalled, True),
+            (monitor.stalled, stuck),
             (monitor.rises, record.loss > monitor.last_loss),
             (monitor.falls, record.loss < monitor.last_loss),
         )
@@ -117,7 +120,7 @@ def observe(monitor: Monitor, record: Record, bad_step: jax.Array, tolerance: fl
 
 
 def default_constrained(params: Params) -> tuple[bool, ...]:
-    """Every layer but the first is orthonormal (source A)."""
+    """Every layer but the first is orthonormal (Qin, Tan and Zhu, 2024)."""
     return (False, *([True] * (len(params) - 1)))
 
 
@@ -223,16 +226,48 @@ def lengths(num_steps: int | None, record_every: int, record_intervals: jax.Arra
     """Steps between records: as given, or so that every ``record_every``-th step and the last are recorded.
 
     Raises:
-      ValueError: neither or both of ``num_steps`` and ``record_intervals``, or a number of steps below 1.
+      ValueError: neither or both of ``num_steps`` and ``record_intervals``, or a number of steps that is no integer
+        or below 1. Traced intervals cannot be checked: one below 1 takes no step and repeats the record.
     """
     if (num_steps is None) == (record_intervals is None):
         raise ValueError("give either num_steps (with record_every) or record_intervals")
     if num_steps is None:
-        return jnp.asarray(record_intervals, jnp.int32)
-    if num_steps < 1 or record_every < 1:
-        raise ValueError(f"num_steps={num_steps}, record_every={record_every}; give integers of at least 1")
-    whole, rest = divmod(num_steps, record_every)
-    return jnp.array([record_every] * whole + [rest] * bool(rest), jnp.int32)
+        return _checked_intervals(record_intervals)
+    steps, every = _positive("num_steps", num_steps), _positive("record_every", record_every)
+    whole, rest = divmod(steps, every)
+    return jnp.array([every] * whole + [rest] * bool(rest), jnp.int32)
+
+
+def _positive(name: str, number: Any) -> int:
+    try:
+        known = operator.index(number)
+    except TypeError:
+        known = 0
+    if isinstance(number, bool) or known < 1:
+        raise ValueError(f"{name}={number!r}; give an integer of at least 1")
+    return known
+
+
+def _checked_intervals(intervals: Any) -> jax.Array:
+    if isinstance(intervals, Tracer):
+        return jnp.asarray(intervals, jnp.int32)
+    known = np.asarray(intervals)
+    if known.ndim != 1 or not known.size or not np.issubdtype(known.dtype, np.integer) or known.min() < 1:
+        raise ValueError(f"record_intervals={intervals!r}; give a vector of integers of at least 1")
+    return jnp.asarray(known, jnp.int32)
+
+
+def check_number(name: str, number: Any, least: float, below: float = np.inf) -> None:
+    """Refuse a number known now that is not in ``[least, below)``; traced ones pass.
+
+    Raises:
+      ValueError: such a number, not-a-number among them.
+    """
+    if number is None or callable(number) or isinstance(number, Tracer):
+        return
+    if not np.all((np.asarray(number) >= least) & (np.asarray(number) < below)):
+        raise ValueError(f"{name}={number!r}; give a number of at least {least:g}" + ("" if below == np.inf else
+                         f" and below {below:g}"))  # fmt: skip
 
 
 def prepare(
@@ -301,8 +336,19 @@ def train(
       The trained params and a :class:`Trace` that holds step 0 and the last.
 
     Raises:
-      ValueError: neither or both of ``num_steps`` and ``record_intervals``, or fewer than one step.
+      ValueError: neither or both of ``num_steps`` and ``record_intervals``; numbers of steps that are no integers or
+        below 1; a depth (known now) that the params do not hold; a tolerance below 0.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from dlnjax import initial, optim, problem
+      >>> start = initial.haar(jax.random.key(0), (3, 2, 4), first_scale=0.5)
+      >>> task = problem.whitened(jnp.eye(4, 3))
+      >>> _, trace = train(start, task, optim.rgd(0.1), num_steps=20, record_every=10)
+      >>> trace.step.tolist(), bool(trace.loss[-1] < trace.loss[0])
+      ([0, 10, 20], True)
     """
+    check_number("tolerance", tolerance, 0.0)
     between = lengths(num_steps, record_every, record_intervals)
     engine = prepare(params, problem, optimizer, depth=depth, constrained=constrained)
     return scan(engine, intervals=between, tolerance=tolerance)

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from dlnjax import network, stiefel
 from dlnjax import train as training
@@ -66,11 +68,15 @@ def train(
       problem: anything with ``product_gradient``, and what ``train.train`` asks for.
       step_size: mu > 0, a float or traced scalar.
       scales: multipliers as in ``optim.rgd``, one value for the middle layers; None: all 1.
-      num_steps, record_every, depth, record_intervals, tolerance: as in ``train.train``.
+      num_steps, record_every, record_intervals, tolerance: as in ``train.train``.
+      depth: as in ``train.train``, at least 2; the layers of the run beyond must be identities, as ``network.pad`` and
+        ``reduced.expand`` make them. Where params are traced they are taken to be so.
 
     Raises:
-      ValueError: params of another form, or middle layers with different scales.
+      ValueError: params of another form, middle layers with different scales, negative steps, a depth that params do
+        not hold, or a run whose layers beyond the depth are no identities.
     """
+    training.check_number("tolerance", tolerance, 0.0)
     between = training.lengths(num_steps, record_every, record_intervals)
     engine = prepare(params, problem, step_size=step_size, scales=scales, depth=depth)
     return training.scan(engine, intervals=between, tolerance=tolerance)
@@ -88,8 +94,9 @@ def prepare(
     if len(params) != 3 or params[1].ndim != 3:
         shapes = [leaf.shape for leaf in params]
         raise ValueError(f"params have shapes {shapes}; give (W_1, run (k, r, r), W_N), see network.pad")
+    network.dims(params)
     steps = layer_steps(step_size, scales, params[0].dtype)
-    layers = network.num_layers(params) if depth is None else depth
+    layers = network.num_layers(params) if depth is None else _checked_depth(params, depth)
     held = training.default_constrained(params)
 
     def one_step(carry: Layers, step: Count):
@@ -105,6 +112,19 @@ def prepare(
     prefix = network.end_to_end((jnp.eye(rank, dtype=run.dtype), run))
     begun = Layers(first.ravel(), run.reshape(-1, rank * rank), last, prefix)
     return training.Engine(begun, one_step, report, lambda carry: carry.params)
+
+
+def _checked_depth(params: Params, depth: Count) -> Count:
+    """The depth, where it is known now one whose layers beyond are identities."""
+    run = params[1]
+    depth = network.checked_depth(depth, 2, network.num_layers(params))
+    if not isinstance(depth, Tracer) and not isinstance(run, Tracer):
+        beyond = np.asarray(run[depth - 2 :])
+        if (beyond != np.eye(run.shape[-1])).any():
+            raise ValueError(
+                f"depth={depth}, but the run's layers beyond are no identities; pad the {depth} layers with network.pad"
+            )
+    return depth
 
 
 def _step(carry: Layers, problem, steps: LayerScales, count: jax.Array, step: Count) -> Layers:

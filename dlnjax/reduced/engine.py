@@ -54,7 +54,12 @@ def train(
 
     Returns:
       The trained network and the :class:`Trace` of the N-layer run. The orthonormality error is the frame's.
+
+    Raises:
+      ValueError: numbers of steps as in ``train.train``; fewer than two layers; a step size, scale, momentum, second
+        moment, epsilon or tolerance out of range. Traced numbers are not checked: a negative step ascends.
     """
+    training.check_number("tolerance", tolerance, 0.0)
     lengths = training.lengths(num_steps, record_every, record_intervals)
     engine = prepare(
         reduced,
@@ -81,6 +86,10 @@ def prepare(
     epsilon: Number = 1e-8,
 ) -> training.Engine:
     """The engine behind :func:`train`; arguments as there. Its carry does not contain the number of layers."""
+    for name, number, below in (("momentum", momentum, 1.0), ("second_moment", second_moment, 1.0)):
+        training.check_number(name, number, 0.0, below)
+    training.check_number("epsilon", epsilon, 0.0)
+    training.check_number("num_layers", reduced.num_layers, 2)
     steps = layer_steps(step_size, scales, reduced.first.dtype)
     begun = reduced if layers else reduced._replace(prefixes=None)
 

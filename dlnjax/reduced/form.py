@@ -13,6 +13,7 @@ from dlnjax import network, stiefel
 from dlnjax._linalg import small_matmul as matmul
 from dlnjax._linalg import transpose
 from dlnjax._types import Count, Number, Params, Scales
+from dlnjax.train import check_number
 
 
 class Reduced(NamedTuple):
@@ -94,7 +95,15 @@ def expand(key: jax.Array, reduced: Reduced, *, max_layers: int) -> Params:
 
     Returns:
       ``(W_1, run (max_layers - 2, r, r), W_N)``.
+
+    Raises:
+      ValueError: ``max_layers`` below 2 or, where it is known now, below ``num_layers``.
     """
+    least = 2 if isinstance(reduced.num_layers, Tracer) else int(reduced.num_layers)
+    if max_layers < max(least, 2):
+        raise ValueError(
+            f"max_layers={max_layers} is below the {least} layers of the network; give at least as many"
+        )
     rank = reduced.first.shape[0]
     dtype = reduced.first.dtype
     places = jnp.arange(max_layers - 2, dtype=jnp.int32)
@@ -127,6 +136,8 @@ def layer_scales(scales: Scales | None, num_layers: int | None = None) -> LayerS
         return scales
     first, *rest = scales
     flat = [value for entry in rest for value in (entry if getattr(entry, "ndim", 0) else [entry])]
+    if not flat:
+        raise ValueError(f"scales={scales!r}; give one multiplier per layer, of two layers at least")
     if len(flat) == 1:
         return LayerScales(first, flat[0], flat[0])
     between, last = flat[:-1], flat[-1]
@@ -139,7 +150,14 @@ def layer_scales(scales: Scales | None, num_layers: int | None = None) -> LayerS
 
 
 def layer_steps(step_size: Number, scales: Scales | None, dtype: Any) -> LayerScales:
-    """The steps of the first, each middle and the last layer, as numbers of this dtype; scales as in :func:`train`."""
+    """The steps of the first, each middle and the last layer, as numbers of this dtype; scales as in :func:`train`.
+
+    Raises:
+      ValueError: a step size or scale known now that is negative or not a number.
+    """
+    check_number("step_size", step_size, 0.0)
+    for name, scale in layer_scales(scales)._asdict().items():
+        check_number(f"scales.{name}", scale, 0.0)
     size = jnp.asarray(step_size, dtype)
     return LayerScales(*(size * jnp.asarray(scale, dtype) for scale in layer_scales(scales)))
 
@@ -153,8 +171,19 @@ def power(rotation: jax.Array, exponent: Count) -> jax.Array:
 
     Args:
       rotation: ``(r, r)``, orthogonal.
-      exponent: may be traced; where it is not batched, digits 0 cost nothing under vmap either.
+      exponent: may be traced; where it is not batched, digits 0 cost nothing under vmap either. A negative one that
+        is traced gives the identity.
+
+    Raises:
+      ValueError: a negative exponent known now.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> quarter = jnp.array([[0.0, -1.0], [1.0, 0.0]])
+      >>> power(quarter, 6).tolist()
+      [[-1.0, 0.0], [0.0, -1.0]]
     """
+    check_number("exponent", exponent, 0)
     exponent = jnp.asarray(exponent, jnp.int32)
     half = exponent >> 1
     raised = exponent + half
