@@ -1,19 +1,19 @@
 """The asymptotic factor of a recorded error curve, with an interval, or the reason why there is none.
 
-A linearly convergent run leaves ``d_t^2 = sum_k C_k f_k^(2t)`` and a rounding floor. Wanted is the slowest mode ``f_1``.
-What can be known of it depends on its neighbours. Two modes of rates ``b`` and ``b + 2 delta`` bend the logarithm of
-``d_t^2`` by ``w (1 - w) (2 delta)^2``, ``w`` the share of the slower; a bend below the noise hides a pair whose slower
-mode is ``sqrt(bend / w)`` below their mean. So each window of records is fitted with one to four modes, and every fit
-answers with two numbers: how well it knows its slowest rate, and how much of a bend that mode may hide. Where the bend
-excludes every pair a few thousandths apart the interval is the first alone, of the order of 1e-8 on a curve that falls
-to its rounding. Where it does not, the distance to a hidden slower mode of a thousandth of the squared error is added,
-which for close modes mostly comes to more than 5% of the rate: the modes are *not separable* and there is no rate.
+A linearly convergent run leaves ``d_t^2 = sum_k C_k f_k^(2t)`` and a rounding floor. Wanted is the slowest mode
+``f_1``, and what can be known of it depends on its neighbours. Two modes of rates ``b`` and ``b + g`` bend the
+logarithm of ``d_t^2`` by ``w (1 - w) g^2``, ``w`` the share of the slower; a bend below the noise hides a pair whose
+slower mode lies up to ``sqrt(bend (1 - w) / w)`` below their mean. So windows of records are fitted with one to four
+modes, and every fit answers with two numbers: how well it knows its slowest rate, and how large a bend that mode may
+hide. Where no bend is seen and the noise leaves no place for one, the interval is the first alone: a few millionths of
+the rate. Otherwise the distance to a hidden slower mode with a thousandth of the squared error is added. For close
+modes that mostly comes to more than 5% of the rate: they are *not separable*, and there is no rate.
 
-Coverage is measured, not claimed: results/methods/intervals.csv holds the share of intervals that contain the truth, over
-gaps of 0 to 50%, one to four modes, floors, lengths, signs and precisions (dlnjax.analysis.coverage).
+Coverage is measured: results/methods/intervals.csv holds the share of intervals that contain the truth, for gaps of 0 to
+50%, one to four modes, floors, lengths, signs and precisions (:mod:`dlnjax.analysis.coverage`).
 
-What no fit can see is a slower mode that has not surfaced above the floor; comparing with the prediction is
-what finds it. And modes closer than three thousandths of their rate count as one: the interval is then about their mean.
+What no fit can see is a slower mode that has not surfaced above the floor; comparing with the prediction is what
+finds it. Modes closer than a hundredth of their rate may count as one, the interval then being about their mean.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MIN_DECAY = 2.0
 #: A slope known no better than this, relatively, is no answer.
 _MAX_UNCERTAINTY = 0.05
 #: Windows that end where the curve comes this near to its floor, and how many of them.
-_CLEARANCE, _STARTS = 3.0, 10
+_CLEARANCE, _STARTS = 3.0, 12
 _MOST_MODES = 4
 #: Root mean square residual, in tenths of the floor, beyond which a fit has not caught the curve.
 _MISFIT = 10.0
