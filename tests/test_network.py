@@ -7,8 +7,9 @@ import oracles
 import pytest
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
+from jax.experimental import checkify
 
-from dlnjax import network
+from dlnjax import layerwise, network, problem, reduced, stiefel
 
 WIDTHS = [(3, 4, 4, 4, 5), (6, 4, 4, 4, 2), (5, 3), (3, 3, 3), (2, 5, 4, 4, 3, 7), (7, 3, 3, 6)]
 
@@ -130,3 +131,96 @@ def test_mistakes_say_which_layer_and_what_to_do():
         network.pad(good, 1)
     with pytest.raises(ValueError, match="exactly one run"):
         network.end_to_end(good, depth=2)
+
+
+def seven_layers():
+    """``(W_1, run of five, W_7)`` of random matrices, and its layers as numpy arrays."""
+    rng = np.random.default_rng(5)
+    shapes = [(3, 4), (5, 3, 3), (2, 3)]
+    params = tuple(jnp.asarray(rng.standard_normal(shape)) for shape in shapes)
+    return params, [np.asarray(w) for w in network.unstack(params)]
+
+
+@pytest.mark.parametrize("depth", [2, 3, 6, 7])
+def test_a_depth_takes_the_first_layers_of_the_run_and_those_outside(depth):
+    params, layers = seven_layers()
+    used = [*layers[: depth - 1], layers[-1]]
+    expected = np.linalg.multi_dot(used[::-1])
+    np.testing.assert_allclose(network.end_to_end(params, depth), expected, rtol=1e-12)
+    np.testing.assert_allclose(network.end_to_end(params, jnp.asarray(depth)), expected, rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(network.end_to_end)(params, depth), expected, rtol=1e-12)
+    np.testing.assert_allclose(network.vjp(params, depth)[0], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("depth", [9, 8, 1, 0, -1])
+def test_a_depth_that_is_not_stored_is_refused(depth):
+    params, _ = seven_layers()
+    gradient = jnp.ones((2, 4))
+    for call in (
+        lambda d: network.end_to_end(params, d),
+        lambda d: network.vjp(params, d),
+        lambda d: network.layer_gradients(params, gradient, d),
+        lambda d: reduced.frame(params, d),
+    ):
+        for given in (depth, np.int32(depth), jnp.asarray(depth)):
+            with pytest.raises(ValueError, match=f"depth={depth}; these params hold 2 to 7 layers"):
+                call(given)
+    error, _ = checkify.checkify(jax.jit(network.end_to_end))(params, depth)
+    assert f"depth={depth} is not between 2 and 7" in error.get()
+
+
+def test_a_depth_that_is_no_integer_is_refused():
+    params, _ = seven_layers()
+    with pytest.raises(ValueError, match=r"depth=3.0; give an integer from 2 to 7"):
+        network.end_to_end(params, 3.0)
+    with pytest.raises(ValueError, match=r"depth=3.5; pad needs an integer"):
+        network.pad(params, 3.5)
+
+
+def test_layerwise_refuses_a_run_that_is_no_padding():
+    params, _ = seven_layers()
+    held = (params[0], stiefel.project(params[1]), stiefel.project(params[2]))
+    square = problem.whitened(jnp.ones((2, 4)))
+    for depth, words in ((4, "beyond are no identities"), (1, "2 to 7 layers"), (8, "2 to 7 layers")):
+        with pytest.raises(ValueError, match=words):
+            layerwise.train(held, square, step_size=0.1, num_steps=2, depth=depth)
+    four = (held[0], held[1][:2], held[2])
+    direct, _ = layerwise.train(four, square, step_size=0.1, num_steps=5)
+    padded, _ = layerwise.train(network.pad(four, 7), square, step_size=0.1, num_steps=5, depth=4)
+    np.testing.assert_allclose(network.end_to_end(padded), network.end_to_end(direct), rtol=1e-12)
+
+
+def test_an_empty_run_is_no_layer():
+    rng = np.random.default_rng(6)
+    first, last = rng.standard_normal((3, 4)), rng.standard_normal((2, 3))
+    for a, b in ((first, last), (last.T.copy(), first.T.copy())):  # the product is taken from either side
+        pair = (jnp.asarray(a), jnp.asarray(b))
+        padded = network.pad(pair, 2)
+        assert padded[1].shape == (0, 3, 3)
+        product = b @ a
+        np.testing.assert_allclose(network.end_to_end(padded), product, rtol=1e-13)
+        np.testing.assert_allclose(network.end_to_end(padded, 2), product, rtol=1e-13)
+        gradient = rng.standard_normal(product.shape)
+        one, none, two = network.layer_gradients(padded, jnp.asarray(gradient))
+        np.testing.assert_allclose(one, b.T @ gradient, rtol=1e-13)
+        np.testing.assert_allclose(two, gradient @ a.T, rtol=1e-13)
+        assert none.shape == padded[1].shape
+        x = rng.standard_normal((a.shape[1], 3))
+        np.testing.assert_allclose(network.forward(padded, jnp.asarray(x)), product @ x, rtol=1e-13)
+
+
+def test_one_layer():
+    w = jnp.asarray(np.random.default_rng(7).standard_normal((2, 3)))
+    padded = network.pad((w,), 3)
+    assert [leaf.shape for leaf in padded] == [(2, 3), (2, 2, 2)]
+    for params, depth in (((w,), None), (padded, None), (padded, 1), (padded, 2)):
+        np.testing.assert_array_equal(network.end_to_end(params, depth), w)
+        (gradient, *_) = network.layer_gradients(params, jnp.ones((2, 3)), depth)
+        np.testing.assert_array_equal(gradient, np.ones((2, 3)))
+    np.testing.assert_allclose(network.forward((w,), jnp.ones((3, 1)), jnp.tanh), w.sum(axis=1)[:, None])
+    np.testing.assert_array_equal(reduced.frame((w,)), np.eye(2))
+
+
+def test_a_run_does_not_stand_first():
+    with pytest.raises(ValueError, match=r"params\[0\] has shape \(2, 3, 3\); W_1 is a matrix"):
+        network.end_to_end((jnp.ones((2, 3, 3)),))

@@ -7,7 +7,7 @@ import optax
 import oracles
 import pytest
 
-from dlnjax import initial, network, optim, problem, reduced, scales, stiefel, train
+from dlnjax import initial, layerwise, network, optim, problem, reduced, scales, stiefel, train
 from dlnjax._types import Status
 
 SPECTRUM = [1.0, 0.8, 0.6, 0.4]
@@ -158,7 +158,7 @@ def test_divergence_is_found_at_its_first_bad_step():
 
 @pytest.mark.parametrize("depth", [2, 8])
 def test_bounded_oscillation_beyond_the_edge_is_divergence(depth):
-    """Beyond the edge 2 / (1 + (N-1)(1+q)/2) nothing becomes infinite; within it the same run converges."""
+    """Just beyond the edge 2 / (1 + (N-1)(1+q)/2) the error stays finite; within it the same run converges."""
     square, start, multipliers = reference(depth)
     edge = 2 / (1 + (depth - 1) * (1 + 0.64) / 2)
     for factor, status in ((0.9, Status.CONVERGED), (1.05, Status.DIVERGED)):
@@ -173,6 +173,65 @@ def test_slow_progress_is_not_divergence():
     square, start, _ = reference(3)
     _, trace = train.train(start, square, optim.rgd(1e-5), num_steps=3000, record_every=10)
     assert int(trace.status[-1]) == Status.RUNNING
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+@pytest.mark.parametrize("engine", ["train", "reduced", "layerwise"])
+def test_a_tiny_step_is_not_divergence(engine, dtype):
+    """At a step of 1e-9 the error falls by less than a millionth in 150 records, with a large gradient all along."""
+    square, start, _ = reference(3, dtype=dtype)
+    step, records = dtype(1e-9), {"num_steps": 300, "record_every": 2}
+    run = {
+        "train": lambda p: train.train(p, square, optim.rgd(step), **records),
+        "reduced": lambda p: reduced.train(reduced.reduce(p), square, step_size=step, **records),
+        "layerwise": lambda p: layerwise.train(p, square, step_size=step, **records),
+    }[engine]
+    _, trace = jax.jit(run)(start)
+    np.testing.assert_array_equal(trace.status, Status.RUNNING)
+    assert trace.gradient_norm[-1] > 0.9 * trace.gradient_norm[0]
+    assert trace.distance[-1] > (1 - 1e-6) * trace.distance[0]
+
+
+def observed(losses, gradient=1.0):
+    """The status after each of these losses, the gradient staying where it is."""
+
+    def record(step, loss):
+        return train.Record(
+            jnp.asarray(step, jnp.int32), loss, jnp.sqrt(2 * loss), jnp.asarray(gradient), jnp.zeros(())
+        )
+
+    def more(monitor, step_and_loss):
+        monitor = train.observe(monitor, record(*step_and_loss), jnp.asarray(-1, jnp.int32), 1e-8)
+        return monitor, monitor.status
+
+    losses = jnp.asarray(losses)
+    steps = jnp.arange(1, len(losses), dtype=jnp.int32)
+    begun = train.begin(record(0, losses[0])._replace(gradient_norm=jnp.ones(())))
+    return np.asarray(jax.lax.scan(more, begun, (steps, losses[1:]))[1])
+
+
+def test_an_oscillation_is_one_once_it_has_lasted():
+    """Bounded between 1 and 1.5 for 100 records: from then on diverged, and not before; with a small gradient never."""
+    orbit = np.where(np.arange(150) % 2, 1.5, 1.0)
+    expected = np.where(np.arange(1, 150) >= train.PATIENCE, Status.DIVERGED, Status.RUNNING)
+    np.testing.assert_array_equal(observed(orbit), expected)
+    np.testing.assert_array_equal(observed(orbit, gradient=1e-3), Status.RUNNING)
+
+
+def test_neither_a_slow_fall_nor_a_slow_rise_is_an_oscillation():
+    step = 1e-9 * np.arange(400)
+    np.testing.assert_array_equal(observed(1 - step), Status.RUNNING)
+    np.testing.assert_array_equal(observed(1 + step), Status.RUNNING)
+    np.testing.assert_array_equal(observed(np.ones(400)), Status.RUNNING)
+    jitter = np.where(np.arange(400) % 100 == 7, 1e-8, 0.0)  # a rise in every hundred records
+    np.testing.assert_array_equal(observed(1 - step + jitter), Status.RUNNING)
+
+
+def test_far_above_the_start_for_long_is_divergence():
+    high = np.concatenate([[1.0], np.full(150, 101.0)])  # of the loss: the error is ten times its start
+    expected = np.where(np.arange(1, 151) >= train.PATIENCE, Status.DIVERGED, Status.RUNNING)
+    np.testing.assert_array_equal(observed(high), expected)
+    np.testing.assert_array_equal(observed(np.concatenate([[1.0], np.full(150, 99.0)])), Status.RUNNING)
 
 
 def test_a_saddle_is_not_divergence():
@@ -210,5 +269,49 @@ def test_mistakes_are_refused():
     square, start, _ = reference(2)
     with pytest.raises(ValueError, match="either num_steps"):
         train.train(start, square, optim.rgd(0.1))
-    with pytest.raises(ValueError, match="num_steps=0, record_every=1; give integers of at least 1"):
-        train.train(start, square, optim.rgd(0.1), num_steps=0)
+    for num_steps in (0, -3, 2.5, True):
+        with pytest.raises(ValueError, match=f"num_steps={num_steps}; give an integer of at least 1"):
+            train.train(start, square, optim.rgd(0.1), num_steps=num_steps)
+    for every in (0, -1, 1.5):
+        with pytest.raises(ValueError, match=f"record_every={every}; give an integer of at least 1"):
+            train.train(start, square, optim.rgd(0.1), num_steps=5, record_every=every)
+    for intervals in ([], [3, 0], [3, -2], [1.5], 4):
+        with pytest.raises(ValueError, match="record_intervals.*integers of at least 1"):
+            train.train(start, square, optim.rgd(0.1), record_intervals=jnp.asarray(intervals))
+    with pytest.raises(ValueError, match=r"tolerance=-1.0; give a number of at least 0"):
+        train.train(start, square, optim.rgd(0.1), num_steps=5, tolerance=-1.0)
+
+
+@pytest.mark.parametrize("step", [-0.1, float("nan"), np.array(-0.1)])
+def test_steps_that_ascend_are_refused(step):
+    square, start, _ = reference(3)
+    for run in (
+        lambda: reduced.train(reduced.reduce(start), square, step_size=step, num_steps=3),
+        lambda: layerwise.train(start, square, step_size=step, num_steps=3),
+    ):
+        with pytest.raises(ValueError, match="step_size=.*give a number of at least 0"):
+            run()
+
+
+def test_what_the_reduction_cannot_mean_is_refused():
+    square, start, _ = reference(3)
+    short = reduced.reduce(start)
+    for name, value, words in (
+        ("momentum", 1.0, "below 1"),
+        ("momentum", -0.1, "at least 0"),
+        ("second_moment", 1.5, "below 1"),
+        ("epsilon", -1.0, "at least 0"),
+        ("tolerance", -1.0, "at least 0"),
+    ):
+        with pytest.raises(ValueError, match=f"{name}={value}; give a number of .*{words}"):
+            reduced.train(short, square, **{"step_size": 0.1, "num_steps": 3, name: value})
+    with pytest.raises(ValueError, match="num_layers=1; give a number of at least 2"):
+        reduced.train(short._replace(num_layers=1), square, step_size=0.1, num_steps=3)
+    with pytest.raises(ValueError, match="max_layers=2 is below the 3 layers"):
+        reduced.expand(jax.random.key(0), short, max_layers=2)
+    with pytest.raises(ValueError, match="exponent=-1; give a number of at least 0"):
+        reduced.power(jnp.eye(2), -1)
+    with pytest.raises(ValueError, match="one multiplier per layer"):
+        reduced.layer_scales((1.0,))
+    with pytest.raises(ValueError, match="needs two layers or more"):
+        reduced.reduce((jnp.eye(3),))

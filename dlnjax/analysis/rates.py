@@ -9,8 +9,8 @@ hide. Where no bend is seen and the noise leaves no place for one, the interval 
 the rate. Otherwise the distance to a hidden slower mode with a thousandth of the squared error is added. For close
 modes that mostly comes to more than 5% of the rate: they are *not separable*, and there is no rate.
 
-Coverage is measured: results/methods/intervals.csv holds the share of intervals that contain the truth, for gaps of 0 to
-50%, one to four modes, floors, lengths, signs and precisions (:mod:`dlnjax.analysis.coverage`).
+Coverage is measured: results/methods/intervals.csv holds the share of intervals that contain the truth, for gaps of 0
+to 50%, one to four modes, floors, lengths, signs and precisions (:mod:`dlnjax.analysis.coverage`).
 
 What no fit can see is a slower mode that has not surfaced above the floor; comparing with the prediction is what
 finds it. Modes closer than a hundredth of their rate may count as one, the interval then being about their mean.

@@ -87,8 +87,16 @@ def test_the_table_of_coverage_is_complete_and_honest():
     assert alone[0].width < 1e-5
 
 
-@pytest.mark.parametrize("kind", [coverage.Kind(0.0, 1), coverage.Kind(0.07, 2), coverage.Kind(0.01, 2),
-                                  coverage.Kind(0.5, 4), coverage.Kind(0.0, 1, floor=-8, precision="float32")])  # fmt: skip
+SOME = [
+    coverage.Kind(0.0, 1),
+    coverage.Kind(0.07, 2),
+    coverage.Kind(0.01, 2),
+    coverage.Kind(0.5, 4),
+    coverage.Kind(0.0, 1, floor=-8, precision="float32"),
+]
+
+
+@pytest.mark.parametrize("kind", SOME)
 def test_the_table_of_coverage_is_what_is_computed(kind):
     """A few rows again with fewer curves: none missed, and about as many answered."""
     row = next(row for row in coverage.read(TABLE) if row.kind == kind)
