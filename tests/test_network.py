@@ -162,9 +162,9 @@ def test_a_depth_that_is_not_stored_is_refused(depth):
         lambda d: network.layer_gradients(params, gradient, d),
         lambda d: reduced.frame(params, d),
     ):
-        for given in (depth, np.int32(depth), jnp.asarray(depth)):
+        for value in (depth, np.int32(depth), jnp.asarray(depth)):
             with pytest.raises(ValueError, match=f"depth={depth}; these params hold 2 to 7 layers"):
-                call(given)
+                call(value)
     error, _ = checkify.checkify(jax.jit(network.end_to_end))(params, depth)
     assert f"depth={depth} is not between 2 and 7" in error.get()
 

@@ -276,7 +276,7 @@ def test_mistakes_are_refused():
         with pytest.raises(ValueError, match=f"record_every={every}; give an integer of at least 1"):
             train.train(start, square, optim.rgd(0.1), num_steps=5, record_every=every)
     for intervals in ([], [3, 0], [3, -2], [1.5], 4):
-        with pytest.raises(ValueError, match="record_intervals.*integers of at least 1"):
+        with pytest.raises(ValueError, match=r"record_intervals.*integers of at least 1"):
             train.train(start, square, optim.rgd(0.1), record_intervals=jnp.asarray(intervals))
     with pytest.raises(ValueError, match=r"tolerance=-1.0; give a number of at least 0"):
         train.train(start, square, optim.rgd(0.1), num_steps=5, tolerance=-1.0)
@@ -289,7 +289,7 @@ def test_steps_that_ascend_are_refused(step):
         lambda: reduced.train(reduced.reduce(start), square, step_size=step, num_steps=3),
         lambda: layerwise.train(start, square, step_size=step, num_steps=3),
     ):
-        with pytest.raises(ValueError, match="step_size=.*give a number of at least 0"):
+        with pytest.raises(ValueError, match=r"step_size=.*give a number of at least 0"):
             run()
 
 
