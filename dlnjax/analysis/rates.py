@@ -93,8 +93,10 @@ def fit(step: ArrayLike, distance: ArrayLike) -> Fit:
     sound = np.isfinite(distance) & (distance > 0)
     count = len(sound) if sound.all() else int(np.argmin(sound))
     step, distance = step[:count], distance[:count]
-    if count < _MIN_RECORDS:
-        return _refuse(f"{count} usable records; a fit needs {_MIN_RECORDS}")
+    if count:  # by a power of two, so that nothing is rounded
+        distance = np.ldexp(distance, -np.frexp(distance.max())[1])
+    if count < _MIN_RECORDS or not distance.min() > 0:
+        return _refuse(f"{count} usable records; a fit needs {_MIN_RECORDS} within the range of numbers")
     candidates = _candidates(step, distance)
     if not candidates:
         return _refuse(

@@ -73,7 +73,7 @@ def test_uneven_records(records):
     assert fit.factor == pytest.approx(0.99, abs=1e-10)
 
 
-TABLE = Path(__file__).resolve().parents[1] / "results" / "methods" / "intervals.csv"
+TABLE = Path(__file__).resolve().parents[2] / "results" / "methods" / "intervals.csv"
 
 
 def test_the_table_of_coverage_is_complete_and_honest():
