@@ -30,6 +30,9 @@ LARGE_GRADIENT = 1e-2
 #: Rises, and as many falls, of the recorded loss while the error is stuck that make an oscillation: a slow monotone
 #: fall has none, the odd one comes from rounding.
 SWINGS = 5
+#: A swing counts if some step since the record before changed the engine's probe by more roundings than this. Weights
+#: that a tiny step cannot move any more leave a loss that jitters, too.
+ROUNDINGS = 1e3
 
 
 class Record(NamedTuple):
@@ -76,15 +79,17 @@ def begin(record: Record) -> Monitor:
     )
 
 
-def observe(monitor: Monitor, record: Record, bad_step: jax.Array, tolerance: float) -> Monitor:
-    """The status after one more record.
+def observe(
+    monitor: Monitor, record: Record, bad_step: jax.Array, tolerance: float, moving: jax.Array | bool = True
+) -> Monitor:
+    """The status after one more record; ``moving``: whether the weights moved since the last one, beyond rounding.
 
     Diverged is final: a number that is not finite; an error above ten times its start for ``PATIENCE`` records in a
     row; or an oscillation that is seen as one: for ``PATIENCE`` records the best error falls by less than a millionth
     although the gradient is above a hundredth of its start, and the recorded loss meanwhile rises and falls,
-    ``SWINGS`` times each. (Just beyond the stability edge the iterates settle in a period-2 orbit and stay finite;
-    recorded at every second step it shows by its rounding.) A fall that is merely slow, as at a tiny step, is none of
-    these. Converged is final unless the run diverges later.
+    ``SWINGS`` times each, by steps that move the weights. (Just beyond the stability edge the iterates settle in a
+    period-2 orbit and stay finite; recorded at every second step it shows by its rounding.) A fall that is merely
+    slow, as at a tiny step, is none of these. Converged is final unless the run diverges later.
     """
     zero = jnp.zeros_like(monitor.stalled)
     finite = jnp.isfinite(record.distance) & jnp.isfinite(record.loss) & (bad_step < 0)
@@ -95,8 +100,8 @@ def observe(monitor: Monitor, record: Record, bad_step: jax.Array, tolerance: fl
         jnp.where(stuck, count + more.astype(jnp.int32), zero)
         for count, more in (
             (monitor.stalled, stuck),
-            (monitor.rises, record.loss > monitor.last_loss),
-            (monitor.falls, record.loss < monitor.last_loss),
+            (monitor.rises, (record.loss > monitor.last_loss) & moving),
+            (monitor.falls, (record.loss < monitor.last_loss) & moving),
         )
     )
     oscillates = (stalled >= PATIENCE) & (rises >= SWINGS) & (falls >= SWINGS)
@@ -167,13 +172,15 @@ class Run(NamedTuple):
     monitor: Monitor
     bad_step: jax.Array  # first step whose probe was not finite, -1 while there is none
     step: jax.Array
+    probe: jax.Array  # of the last step; not a number before the first
 
 
 def start(engine: Engine) -> tuple[Run, Record]:
     """The run at step 0, and its record."""
     zero = jnp.zeros((), jnp.int32)
     record = engine.report(engine.carry, zero)
-    return Run(engine.carry, begin(record), jnp.full((), -1, jnp.int32), zero), record
+    unknown = jnp.full_like(record.loss, jnp.nan)
+    return Run(engine.carry, begin(record), jnp.full((), -1, jnp.int32), zero, unknown), record
 
 
 def advance(run: Run, engine: Engine, interval: Count, tolerance: float) -> tuple[Run, Record]:
@@ -186,15 +193,21 @@ def advance(run: Run, engine: Engine, interval: Count, tolerance: float) -> tupl
     """
 
     def inner(j, state):
-        carry, bad_step = state
+        carry, bad_step, last, longest = state
         carry, probe = engine.one_step(carry, run.step + j)
+        probe = probe.astype(last.dtype)
         newly_bad = (bad_step < 0) & ~jnp.isfinite(probe)
-        return carry, jnp.where(newly_bad, run.step + j + 1, bad_step)
+        longest = jnp.fmax(longest, jnp.abs(probe - last))
+        return carry, jnp.where(newly_bad, run.step + j + 1, bad_step), probe, longest
 
-    carry, bad_step = jax.lax.fori_loop(0, interval, inner, (run.carry, run.bad_step))
+    begun = (run.carry, run.bad_step, run.probe, jnp.zeros_like(run.probe))
+    carry, bad_step, probe, longest = jax.lax.fori_loop(0, interval, inner, begun)
     step = run.step + interval
     record = engine.report(carry, step)
-    return Run(carry, observe(run.monitor, record, bad_step, tolerance), bad_step, step), record
+    moving = longest > ROUNDINGS * jnp.finfo(probe.dtype).eps * jnp.abs(probe)
+    return Run(
+        carry, observe(run.monitor, record, bad_step, tolerance, moving), bad_step, step, probe
+    ), record
 
 
 def scan(engine: Engine, *, intervals: jax.Array, tolerance: float) -> tuple[Any, Trace]:

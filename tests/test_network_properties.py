@@ -197,7 +197,8 @@ def test_statuses(number, kind):
     assert got == expected_status(curve, losses, gradients, 1e-8)
 
 
-@often
+@pytest.mark.slow
+@settings(often, max_examples=min(DRAWS, 200))  # every shape is two programs
 @given(
     st.integers(1, 4), st.integers(2, 5), st.integers(0, 2**31), st.integers(-6, 0),
     st.sampled_from([jnp.float32, jnp.float64]),
