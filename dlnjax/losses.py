@@ -223,10 +223,15 @@ def _minimisers(
 
     def slope(w: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Gradient, its size relative to the terms that cancel and to the rounding of the scores, and the variances."""
-        chance = jax.nn.sigmoid(matmul(w[None], x)[0])
-        gradient = matmul(x, (chance - target)[:, None])[:, 0] + ridge * w
-        spread = chance * (1 - chance)
-        terms = jnp.abs(chance - target) + spread * matmul(jnp.abs(w)[None], jnp.abs(x))[0]
+        scores = matmul(w[None], x)[0]
+        high, low = jax.nn.sigmoid(scores), jax.nn.sigmoid(-scores)
+        above, below = (
+            (1 - target) * high,
+            target * low,
+        )  # their difference is the chance less the label, at full digits
+        gradient = matmul(x, (above - below)[:, None])[:, 0] + ridge * w
+        spread = high * low
+        terms = jnp.maximum(above, below) + spread * matmul(jnp.abs(w)[None], jnp.abs(x))[0]
         scale = jnp.linalg.norm(matmul(jnp.abs(x), terms[:, None])[:, 0] + ridge * jnp.abs(w))
         size = jnp.linalg.norm(gradient)
         return gradient, jnp.where(size == 0, 0, size / jnp.where(scale > 0, scale, 1)), spread
