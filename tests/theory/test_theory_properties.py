@@ -193,10 +193,10 @@ def test_logistic_minimiser(seed, inputs, samples, decade, ridge_decade, single)
         return
     w, x = np.asarray(made.optimum, np.float64), x.astype(np.float64)
     chance = scipy.special.expit(w @ x)
-    slope = (chance - y) @ x.T + ridge * w
-    terms = (np.abs(chance - y) + chance * (1 - chance) * (np.abs(w) @ np.abs(x))) @ np.abs(
-        x
-    ).T + ridge * np.abs(w)
+    above, below = (1 - y) * chance, y * scipy.special.expit(-w @ x)
+    slope = (above - below) @ x.T + ridge * w
+    spread = chance * scipy.special.expit(-w @ x)
+    terms = (np.maximum(above, below) + spread * (np.abs(w) @ np.abs(x))) @ np.abs(x).T + ridge * np.abs(w)
     limit = 2000 * np.finfo(dtype).eps
     assert np.all(np.linalg.norm(slope, axis=1) <= limit * np.linalg.norm(terms, axis=1))
 
