@@ -188,6 +188,8 @@ def sample(
 
 def matrix(dictionary: Dictionary | Joint) -> jax.Array:
     """The matrix of a dictionary of any kind, columns in the order of its flattened code."""
+    if isinstance(dictionary, Dictionary) and not dictionary.size:
+        return dictionary.kernel
     flat, restore = ravel_pytree(dictionary.zeros())
     unit = jnp.eye(flat.size, dtype=flat.dtype)
     return jax.vmap(lambda e: ravel_pytree(dictionary.synthesize(restore(e)))[0])(unit).T
