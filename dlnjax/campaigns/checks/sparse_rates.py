@@ -24,7 +24,8 @@ _LAYERS, _AGAIN, _RESTARTS = 4000, 300, 16
 _FALL, _SHARE, _NARROW = 1e-4, 0.2, 1e-4
 #: Layers that a reading needs.
 _FEWEST = 6
-#: Relative size of a restart's error where the activation bends, so that its slope stands still.
+#: Relative size of a restart's error where the activation bends, so that its slope stands still; if signs stand only
+#: nearer to the limit than this, rounding would be read.
 _SMALL = 1e-5
 #: Layers of FISTA, at most, between the two errors and the error predicted from them, and the least of that.
 _FISTA_LAYERS, _FISTA_FLOOR = 40, 1e-7
@@ -73,6 +74,8 @@ def measured(
     restore: Callable = ravel_pytree(network.dictionary.zeros())[1]
     reach = np.linalg.norm(limit) * _SMALL if network.activation == "tanh" else _reach(network, limit)
     support, error, readings = limit != 0, last, []
+    if reach < _SMALL * np.linalg.norm(limit):
+        return None
     for i in range(1, _RESTARTS + 1):
         error = np.where(support, error, 0)
         if not np.any(error):
