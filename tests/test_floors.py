@@ -17,6 +17,7 @@ FLOORS = {
     **dict.fromkeys(["losses", "train"], 4),
     "reduced": 5,
     "layerwise": 6,
+    "sparse": 6,
     "theory": 6,
     "sweep": 7,
     "analysis": 8,

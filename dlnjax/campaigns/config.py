@@ -65,6 +65,15 @@ CAMPAIGNS: Mapping[str, Mapping[str, Option]] = {
         "instances": Option(Whole(1, 10_000), 10),
         "tolerance": Option(Real(below=1), 1e-6),
     },
+    "sparse_coding": {
+        "seed": _SEED,
+        "instances": Key(Whole(1, 100_000), 1600),
+        "noisy_instances": Key(Whole(1, 100_000), 1400),
+        "rate_instances": Key(Whole(1, 10_000), 160),
+        "chains": Key(Whole(1, 1000), 3),
+        "dictionaries": Key(Whole(1, 1000), 3),
+        "tolerance": Key(Real(below=1), 1e-6),
+    },
 }
 #: Keys that every campaign's config has. Its tolerances are of double precision.
 CAMPAIGN_TOP: Mapping[str, Option] = {

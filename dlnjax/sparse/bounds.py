@@ -155,7 +155,9 @@ def identification(
     by_rate = math.ceil(length**2 / (2 * step_size * w**2)) if safe else math.inf
     enter = length * np.max(np.linalg.norm(atoms[:, on].T @ atoms[:, ~on], axis=0), initial=0.0) > gamma
     within = delta if enter else np.min(np.abs(x[on]), initial=np.inf)
-    contraction = math.log(max(length / within, 1)) / -math.log(max(predict(dictionary, on, step_size), 1e-300))
+    contraction = math.log(max(length / within, 1)) / -math.log(
+        max(predict(dictionary, on, step_size), 1e-300)
+    )
     false = 2 * math.floor((length / (step_size * gamma)) ** 2) if enter else 0
     return 1 + min(by_rate, false + math.ceil(contraction))
 

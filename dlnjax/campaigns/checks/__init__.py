@@ -21,6 +21,9 @@ from dlnjax.campaigns.checks.finding import Finding, history
 from dlnjax.campaigns.checks.flowing import flow_limit, kernels, modes_hold
 from dlnjax.campaigns.checks.guaranteed import guarantee_holds
 from dlnjax.campaigns.checks.measured import rates_hold, tanh_rates_hold
+from dlnjax.campaigns.checks.sparse_bounds import stability, uniqueness
+from dlnjax.campaigns.checks.sparse_learning import features, recovery
+from dlnjax.campaigns.checks.sparse_rates import depth, factors
 from dlnjax.campaigns.checks.symmetry import gauge_commutes, gauge_search
 
 __all__ = ["CAMPAIGNS", "PARTS", "Finding", "findings", "history", "main"]
@@ -38,6 +41,12 @@ PARTS: dict[str, Callable[..., Finding]] = {
     "search": gauge_search,
     "commutes": gauge_commutes,
     "momentum": momentum_depth,
+    "uniqueness": uniqueness,
+    "stability": stability,
+    "factors": factors,
+    "depth": depth,
+    "recovery": recovery,
+    "features": features,
 }
 #: campaign -> its parts, and for each what its arguments are called in a config (``seed`` goes to every part).
 CAMPAIGNS: dict[str, dict[str, dict[str, str]]] = {
@@ -61,6 +70,14 @@ CAMPAIGNS: dict[str, dict[str, dict[str, str]]] = {
         "commutes": {"instances": "step_instances", "num_steps": "steps"},
     },
     "momentum": {"momentum": {"instances": "instances", "tolerance": "tolerance"}},
+    "sparse_coding": {
+        "uniqueness": {"instances": "instances"},
+        "stability": {"instances": "noisy_instances"},
+        "factors": {"instances": "rate_instances", "tolerance": "tolerance"},
+        "depth": {"instances": "chains", "tolerance": "tolerance"},
+        "recovery": {"instances": "dictionaries"},
+        "features": {},
+    },
 }
 
 

@@ -161,7 +161,10 @@ def _noisy(
     noisy = signal + noise * direction / np.linalg.norm(direction)
     coded = _pursue(tuple(chosen), jnp.asarray(noisy), tuple(thresholds), "relu" if nonnegative else "soft")
     given = [np.asarray(x) for x in coded]
-    false = sum(int(np.sum((np.abs(g) > _EXPLAINS * noise) & (np.abs(x) <= _EXPLAINS))) for g, x in zip(given, codes, strict=True))
+    false = sum(
+        int(np.sum((np.abs(g) > _EXPLAINS * noise) & (np.abs(x) <= _EXPLAINS)))
+        for g, x in zip(given, codes, strict=True)
+    )
     ratio = None
     if bounds.applies:
         errors = [float(np.max(np.abs(g - x))) for g, x in zip(given, codes, strict=True)]

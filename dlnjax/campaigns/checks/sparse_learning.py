@@ -75,7 +75,9 @@ def recovery(instances: int = 5, seed: int = 0) -> Finding:
     return Finding("recovery", "the true dictionary is found up to order and sign", rows, {})
 
 
-def _recovered(key: jax.Array, kind: str, shape: tuple[int, int], layers: int, restarts: int, joint: bool) -> float:
+def _recovered(
+    key: jax.Array, kind: str, shape: tuple[int, int], layers: int, restarts: int, joint: bool
+) -> float:
     true_key, signal_key, start_key = jax.random.split(key, 3)
     true = draw(true_key, *shape, kind)
     signals = sparse.sample(signal_key, [sparse.dense(true)], _NONZEROS, signals=_SIGNALS)[0]
@@ -91,7 +93,13 @@ def _recovered(key: jax.Array, kind: str, shape: tuple[int, int], layers: int, r
 def _learn_all(frames, signals, thresholds, step_size, *, num_steps: int, layers: int, joint: bool):
     """:func:`learn` from each of the frames."""
     run = functools.partial(
-        learn, signals=signals, thresholds=thresholds, step_size=step_size, num_steps=num_steps, layers=layers, joint=joint
+        learn,
+        signals=signals,
+        thresholds=thresholds,
+        step_size=step_size,
+        num_steps=num_steps,
+        layers=layers,
+        joint=joint,
     )
     return jax.lax.map(run, frames)
 
@@ -127,7 +135,9 @@ def features(seed: int = 0) -> Finding:
                 dictionary = _atoms(seed, kept.patches, threshold, first)
                 codes, objective = _coded(dictionary, held.patches, threshold)
                 random = objective if random is None else random
-                accuracy = _accuracy(_coded(dictionary, kept.patches, threshold)[0], kept.labels, codes, held.labels)
+                accuracy = _accuracy(
+                    _coded(dictionary, kept.patches, threshold)[0], kept.labels, codes, held.labels
+                )
                 learnt = first is not None
                 rows.append(
                     row("features", len(rows), None, dataset=name, strategy=strategy, threshold=threshold,
@@ -151,7 +161,13 @@ def _atoms(seed: int, patches: np.ndarray, threshold: float, first: float | None
     if first is not None:
         signals = jnp.asarray(patches[:_LEARNT_ON].reshape(-1, patches.shape[-1]))
         (frame,), _ = _learn_all(
-            frame[None], signals, (first * threshold, threshold), _STEP_SIZE, num_steps=_STEPS, layers=1, joint=False
+            frame[None],
+            signals,
+            (first * threshold, threshold),
+            _STEP_SIZE,
+            num_steps=_STEPS,
+            layers=1,
+            joint=False,
         )
     return sparse.dense(frame)
 

@@ -54,7 +54,9 @@ def _codes(dictionary, signal, threshold, step, momentum, weights, activation, l
 def run(network: Network, layers: int, start: Any = None) -> np.ndarray:
     """Flat codes after every layer."""
     n = network
-    codes = _codes(n.dictionary, n.signal, n.threshold, n.step_size, n.momentum, n.weights, n.activation, layers, start)
+    codes = _codes(
+        n.dictionary, n.signal, n.threshold, n.step_size, n.momentum, n.weights, n.activation, layers, start
+    )
     return np.concatenate([np.asarray(c).reshape(layers, -1) for c in jax.tree.leaves(codes)], axis=1)
 
 
@@ -179,7 +181,9 @@ def _bound(network: Network, limit: np.ndarray, momentum: Any) -> float | None:
     return bound if np.isfinite(bound) else None
 
 
-def _fista(network: Network, codes: np.ndarray, limit: np.ndarray) -> tuple[float | None, float, float | None]:
+def _fista(
+    network: Network, codes: np.ndarray, limit: np.ndarray
+) -> tuple[float | None, float, float | None]:
     """The error after some layers from two before: its factor per layer, against the product of the modes' blocks.
 
     ``e <- (I - t G)(e + beta_k (e - before))``, in the eigenbasis of ``G = D_S^T D_S``, with the momentum of each layer.
@@ -203,7 +207,9 @@ def _fista(network: Network, codes: np.ndarray, limit: np.ndarray) -> tuple[floa
     return abs(made - given), made, given
 
 
-def _signal(rng: np.random.Generator, dictionaries: list, sparsity: int, nonnegative: bool = False) -> jax.Array:
+def _signal(
+    rng: np.random.Generator, dictionaries: list, sparsity: int, nonnegative: bool = False
+) -> jax.Array:
     key = jax.random.key(int(rng.integers(2**31)))
     signal = sparse.sample(key, dictionaries, sparsity, nonnegative=nonnegative)[0][0]
     return signal + 0.01 * jnp.asarray(rng.standard_normal(signal.shape))
