@@ -68,7 +68,7 @@ CAMPAIGNS: Mapping[str, Mapping[str, Option]] = {
     "sparse_coding": {
         "seed": _SEED,
         "instances": Key(Whole(1, 100_000), 1600),
-        "noisy_instances": Key(Whole(1, 100_000), 1400),
+        "noisy_instances": Key(Whole(1, 100_000), 1700),
         "rate_instances": Key(Whole(1, 10_000), 160),
         "chains": Key(Whole(1, 1000), 3),
         "dictionaries": Key(Whole(1, 1000), 3),

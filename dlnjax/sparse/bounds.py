@@ -1,7 +1,6 @@
 r"""When sparse codes are unique and stable, and how fast a network reaches them; in numpy, float64.
 
-``mu`` is a dictionary's coherence, ``s`` the number of nonzeros of a code. That deep sparse codes are unique, stable,
-and reached at a rate is [paper: Li, Feng & Zhou, arXiv 2408.05540, abstract]; the constants are as cited.
+That deep sparse codes are all three is [paper: Li, Feng & Zhou, arXiv 2408.05540, abstract]; constants are as cited.
 """
 
 from __future__ import annotations
@@ -14,10 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from dlnjax.sparse.dictionary import Dictionary, Joint, coherence, join, matrix
-
-#: Relative violation of optimality up to which a code counts as a minimiser.
-_OPTIMAL = 1e-6
+from dlnjax.sparse.dictionary import Dictionary, Joint, join, matrix
 
 
 class Stability(NamedTuple):
@@ -30,6 +26,15 @@ class Stability(NamedTuple):
     deviations: tuple[float, ...]
 
 
+def coherence(dictionary: Dictionary) -> float:
+    """Mutual coherence ``mu``, the largest cosine between two atoms (0 to 1), of a convolution at all positions."""
+    spans = zip(dictionary.size, dictionary.kernel.shape, dictionary.stride, strict=False)
+    size = tuple(min(n, w + (w - 1) // s * s) for n, w, s in spans)  # any two atoms that overlap fit on this
+    atoms = np.asarray(matrix(Dictionary(dictionary.kernel, size, dictionary.stride)), np.float64)
+    atoms = atoms / np.maximum(np.linalg.norm(atoms, axis=0), 1e-300)
+    return min(float(np.max(np.abs(np.triu(atoms.T @ atoms, 1)))), 1.0)
+
+
 def uniqueness_bound(dictionary: Dictionary) -> float:
     """``(1 + 1/mu) / 2``: a code with fewer nonzeros is the only one with so few [paper: Donoho & Elad 2003]."""
     mu = coherence(dictionary)
@@ -39,32 +44,28 @@ def uniqueness_bound(dictionary: Dictionary) -> float:
 def is_unique(dictionaries: Sequence[Dictionary], sparsities: Sequence[int]) -> bool:
     """Whether the bounds say that a chain's codes are the only ones with these numbers of nonzeros [derived].
 
-    ``x_j`` is unique if for some i < j its ``s_j`` is below the bound of ``D_{i+1} ... D_j`` (atoms normalised), and i is
-    0 or ``x_i`` unique. If ``x_J`` is, all are.
+    ``x_j`` is, if ``s_j`` is below the bound of ``D_{i+1} ... D_j`` (atoms normalised) and ``x_i`` unique or i = 0.
     """
     chain, unique = _chain(dictionaries, sparsities), [True]
     for j, s in enumerate(sparsities, 1):
-        product, bounds = np.eye(chain[j - 1].shape[1]), {}
-        for i in reversed(range(j)):
-            product = chain[i] @ product
-            bounds[i] = uniqueness_bound(Dictionary(jnp.asarray(product)))
-        unique.append(any(unique[i] and s < bound for i, bound in bounds.items()))
+        product, bounds = np.eye(chain[j - 1].shape[1]), []
+        for atoms in reversed(chain[:j]):
+            product = atoms @ product
+            bounds.insert(0, uniqueness_bound(Dictionary(jnp.asarray(product))))
+        unique.append(any(before and s < bound for before, bound in zip(unique, bounds, strict=True)))
     return unique[-1]
 
 
 def stability(dictionaries: Sequence[Dictionary], sparsities: Sequence[int], noise: float) -> Stability:
-    r"""Thresholds and errors of codes by layered pursuit (soft or relu), for signals with noise ``||e||_2 <= noise``.
+    """Thresholds and errors of codes by layered pursuit (soft or relu), for signals with noise ``||e||_2 <= noise``.
 
-    From ``eps_1 = noise`` on, dictionary by dictionary [derived; one alone in the manner of Tropp 2006]:
+    With mu_j the coherences, s_j the sparsities and ``eps_1 = noise`` [derived; for one as Tropp 2006]:
 
     - thresholds: ``lambda_j = eps_j (1 + mu_j) / (1 - (2 s_j - 1) mu_j)`` keeps the support within the true one,
     - errors: then ``||x_j' - x_j||_inf <= (lambda_j + eps_j) / (1 - (s_j - 1) mu_j)``; ``eps_{j+1}`` is this times the
       largest sum of the sizes of s_j entries of an atom of ``D_{j+1}``,
-    - deviations: codes as sparse that explain the signal as well differ by at most ``||.||_2 = 2 noise / g_1``, then
-      by this over ``g_2``, ..., ``g_j^2 = 1 - (2 s_j - 1) mu_j`` [one: Donoho, Elad & Temlyakov 2006; chain: derived].
-
-    Raises:
-      ValueError: a sparsity above what is possible, or a noise below 0.
+    - deviations: codes as sparse that explain the signal as well differ by at most ``||.||_2 = 2 noise / g_1``, this
+      over ``g_2``, ..., ``g_j^2 = 1 - (2 s_j - 1) mu_j`` (g_1 of Donoho, Elad & Temlyakov 2006, the rest [derived]).
     """
     if not noise >= 0:
         raise ValueError(f"noise={noise}; give 0 or more")
@@ -83,17 +84,13 @@ def stability(dictionaries: Sequence[Dictionary], sparsities: Sequence[int], noi
 
 
 def predict(
-    dictionary: Dictionary | Joint, slopes: Any, step_size: float, momentum: float = 0.0,
-    weights: Dictionary | Joint | None = None,
-) -> float:  # fmt: skip
+    dictionary: Dictionary | Joint, slopes: Any, step_size: float, momentum: float = 0.0, weights: Any = None
+) -> float:
     """The error's factor per layer once the support stands, where the network is affine [derived].
 
     The largest modulus of a root of ``z^2 - a (1 + beta) z + a beta``, a any eigenvalue of ``Phi (I - t W^T D)`` on the
     support: for ISTA ``max |1 - t lambda|`` over the spectrum of ``D_S^T D_S``. FISTA's momentum tends to 1: give that.
-
-    Args:
-      slopes: Phi, the support as bools, or the activation's slope at every entry; flat or as the code is.
-      step_size, momentum, weights: t, beta and W as in ``encode``, the same in all layers.
+    ``slopes`` is Phi, the support as bools or the activation's slope at every entry; the others are as in ``encode``.
     """
     phi, atoms = _flat(slopes), np.asarray(matrix(dictionary), np.float64)
     if phi.size != atoms.shape[1]:
@@ -106,72 +103,46 @@ def predict(
 
 
 def identification(
-    dictionary: Dictionary | Joint,
-    code: Any,
-    signal: Any,
-    threshold: float,
-    step_size: float,
+    dictionary: Dictionary | Joint, code: Any, signal: Any, threshold: float, step_size: float,
     momentum: Any = 0.0,
-) -> float:
-    r"""A layer from which on a soft threshold network that starts at 0 has the signs of its limit x [derived].
+) -> float:  # fmt: skip
+    """A layer from which on a soft threshold network that starts at 0 has the signs of its limit x [derived].
 
-    With ``gamma`` the least ``lambda - |<d_j, y - D x>|`` off the support, the signs stand from distance ``delta =
-    min(|x_i|, t gamma)`` on: ISTA, with the q of :func:`predict`, is there within ``2 floor((||x|| / (t gamma))^2) +
-    log(||x|| / delta) / log(1 / q)`` layers, and both by the rate of the objective (Beck & Teboulle 2009).
-
-    Args:
-      code: x, a minimiser for ``threshold`` and the one signal y.
-      momentum: 0 or ``"fista"``.
-
-    Returns:
-      The layer; infinity where gamma is 0, the atoms on the support are dependent, or t > 1 / ||D||^2 with FISTA.
-
-    Raises:
-      ValueError: another momentum, a step size outside (0, 2 / ||D||^2), or a code that is no minimiser.
+    With gamma the least ``lambda - |<d_j, y - D x>|`` off the support, they stand within ``delta = min(|x_i|, t gamma)``
+    of x. ISTA is there after ``2 floor((||x|| / (t gamma))^2) + log(||x|| / delta) / log(1 / q)`` layers, q = ``predict``
+    and the first term 0 if ``||x|| max_j ||D_S^T d_j|| <= gamma``; momentum ``"fista"`` by the rate of its objective
+    (Beck & Teboulle 2009), for ``t <= 1 / ||D||^2``. Infinity where nothing is known.
     """
     atoms, x, y = np.asarray(matrix(dictionary), np.float64), _flat(code), _flat(signal)
     edge, on, pull = 2 / np.linalg.norm(atoms, 2) ** 2, x != 0, atoms.T @ (y - atoms @ x)
     if momentum not in (0, "fista") or not 0 < step_size < edge:
-        raise ValueError(
-            f"momentum={momentum!r}, step_size={step_size}; give 0 or 'fista', and one in (0, {edge:.6g})"
-        )
-    gamma = threshold - np.max(np.abs(pull[~on]), initial=0)
+        raise ValueError(f"momentum={momentum!r}, step_size={step_size}; give 0 or 'fista', below {edge:.6g}")
+    gamma, length = threshold - np.max(np.abs(pull[~on]), initial=0), np.linalg.norm(x)
     wrong = np.max(np.abs(pull[on] - threshold * np.sign(x[on])), initial=-gamma)
-    if wrong > _OPTIMAL * np.max(np.abs(atoms.T @ y)):
+    if wrong > 1e-6 * np.max(np.abs(atoms.T @ y)):
         raise ValueError(f"the code violates optimality by {wrong:.2g}; compute it with more layers")
-    length, delta = np.linalg.norm(x), min(np.min(np.abs(x[on]), initial=np.inf), step_size * gamma)
-    sigma = (
-        np.min(np.linalg.svd(atoms[:, on], compute_uv=False), initial=1.0) if on.sum() <= len(atoms) else 0.0
-    )
-    safe = step_size <= edge / 2 * (1 + 1e-12)
-    if delta <= 0 or sigma < 1e-10 or (momentum and not safe):
+    least = float(np.min(np.abs(x[on]), initial=np.inf))
+    own = np.linalg.svd(atoms[:, on] if on.sum() <= len(atoms) else 0 * atoms, compute_uv=False)
+    delta, sigma = min(least, step_size * gamma), np.min(own, initial=1.0)
+    if delta <= 0 or sigma < 1e-10 or (momentum and step_size > edge / 2 * (1 + 1e-12)):
         return math.inf
-    # an excess w^2 of the objective bounds the distance by a w^2 + b w, that of FISTA's extrapolated code by 3 times it
-    a, b = (1 + np.linalg.norm(atoms, axis=0).max() / sigma) / gamma, math.sqrt(2) / sigma
-    reach = delta / (3 if momentum else 1)
-    w = 2 * reach / (b + math.sqrt(b**2 + 4 * a * reach))
-    if momentum:
+    if (
+        momentum
+    ):  # an excess w^2 of the objective bounds the distance of the extrapolated code by 3 (a w^2 + b w)
+        a, b = (1 + np.linalg.norm(atoms, axis=0).max() / sigma) / gamma, math.sqrt(2) / sigma
+        w = 2 * delta / 3 / (b + math.sqrt(b**2 + 4 * a * delta / 3))
         return 1 + math.ceil(length * math.sqrt(2 / step_size) / w)
-    by_rate = math.ceil(length**2 / (2 * step_size * w**2)) if safe else math.inf
     enter = length * np.max(np.linalg.norm(atoms[:, on].T @ atoms[:, ~on], axis=0), initial=0.0) > gamma
-    within = delta if enter else np.min(np.abs(x[on]), initial=np.inf)
-    contraction = math.log(max(length / within, 1)) / -math.log(
-        max(predict(dictionary, on, step_size), 1e-300)
-    )
     false = 2 * math.floor((length / (step_size * gamma)) ** 2) if enter else 0
-    return 1 + min(by_rate, false + math.ceil(contraction))
+    contraction = -math.log(max(predict(dictionary, on, step_size), 1e-300))
+    return 1 + false + math.ceil(math.log(max(length / (delta if enter else least), 1)) / contraction)
 
 
 def _chain(dictionaries: Sequence[Dictionary], sparsities: Sequence[int]) -> list[np.ndarray]:
-    """The matrices of a chain whose codes can be so sparse."""
     chain = [np.asarray(matrix(d), np.float64) for d in join(dictionaries).dictionaries]
-    entries = [atoms.shape[1] for atoms in chain]
-    if len(sparsities) != len(chain) or any(
-        not 1 <= s <= n for s, n in zip(sparsities, entries, strict=True)
-    ):
-        raise ValueError(
-            f"sparsities {list(sparsities)}; give one per dictionary, from 1 to at most {entries}"
-        )
+    top = [atoms.shape[1] for atoms in chain]
+    if len(sparsities) != len(chain) or any(not 1 <= s <= n for s, n in zip(sparsities, top, strict=True)):
+        raise ValueError(f"sparsities {list(sparsities)}; give one per dictionary, from 1 to at most {top}")
     return chain
 
 

@@ -1,9 +1,8 @@
 r"""Sparse codes by networks: unrolled proximal steps, one layer of the network per step.
 
-A layer is ``x <- prox_{t lambda}(v + t W^T (y - D v))`` with ``v = x + beta_k (x - x_before)``: a convolution, a transposed
-one and an activation. ``W = D, beta = 0`` is ISTA (Daubechies, Defrise & De Mol 2004), ``beta_k = (t_k - 1) / t_{k+1}``
-FISTA (Beck & Teboulle 2009), t and lambda learned for each layer with analytic W ALISTA (Liu, Chen, Wang & Yin 2019),
-the LISTA of Gregor & LeCun (2010) with no weights to learn.
+A layer is ``x <- prox_{t lambda}(v + t W^T (y - D v))``, ``v = x + beta_k (x - x_before)``: a convolution, a transposed
+one and an activation. ``W = D, beta = 0`` is ISTA (Daubechies et al. 2004), :func:`fista_momentum` FISTA (Beck & Teboulle
+2009), t and lambda learned per layer with analytic W ALISTA (Liu et al. 2019), a lighter LISTA.
 """
 
 from __future__ import annotations
@@ -19,13 +18,12 @@ import numpy as np
 from jax.core import Tracer
 
 from dlnjax._linalg import matmul
-from dlnjax.sparse.dictionary import Dictionary, Joint, join, largest_eigenvalue, matrix
+from dlnjax.sparse.dictionary import Dictionary, Joint, join, matrix
 
-Activation = Callable[[jax.Array, jax.Array], jax.Array]
 #: ``(u, tau) -> x``, elementwise. Functions that never fall and never expand are proximal maps of convex penalties
 #: (Combettes & Pesquet 2020): ``soft`` of tau |x|, ``relu`` of that over x >= 0, ``clipped`` over 0 <= x <= 1.
 #: ``hard`` expands: it is the map of tau^2 / 2 times the number of nonzeros, which is not convex.
-ACTIVATIONS: dict[str, Activation] = {
+ACTIVATIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "soft": lambda u, tau: u - jnp.clip(u, -tau, tau),
     "relu": lambda u, tau: jnp.maximum(u - tau, 0),
     "clipped": lambda u, tau: jnp.clip(u - tau, 0, 1),
@@ -36,7 +34,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 def encode(
     dictionary: Dictionary | Joint, signal: Any, threshold: Any, *, num_layers: int, step_size: Any = None,
-    momentum: Any = 0.0, activation: str | Activation = "soft", weights: Any = None, start: Any = None,
+    momentum: Any = 0.0, activation: Any = "soft", weights: Any = None, start: Any = None,
     history: bool = False,
 ) -> Any:  # fmt: skip
     """The code of a signal by a network of ``num_layers`` layers; pure, differentiable, one ``lax.scan``.
@@ -46,14 +44,11 @@ def encode(
     Args:
       signal: y, as the dictionary D takes it; leading axes are a batch.
       threshold: lambda >= 0, a number or ``(num_layers,)``; with a :class:`Joint` also a tuple of these, one per code.
-      step_size: t, a number or ``(num_layers,)``; None is ``1 / ||D||_2^2``, by an eigenvalue decomposition.
+      step_size: t > 0, a number or ``(num_layers,)``; None is ``1 / ||D||_2^2``, see :func:`lipschitz`.
       momentum: beta, a number or ``(num_layers,)``; ``"fista"`` is :func:`fista_momentum`.
-      activation: a name in :data:`ACTIVATIONS`, or a function ``(u, tau) -> x``.
-      weights, start: W, D by default, see :func:`analytic_weights`, and the code to begin with, 0 by default.
+      activation: a name in :data:`ACTIVATIONS`, or a function ``(u, tau) -> x``; others are a ValueError.
+      weights, start: W, by default D, see :func:`analytic_weights`, and the code to begin with, by default 0.
       history: return the codes after every layer, on a new first axis, not the last alone.
-
-    Raises:
-      ValueError: a threshold below 0, a step size not above 0, an unknown activation, or shapes that do not fit.
 
     Example:
       >>> import jax.numpy as jnp
@@ -62,13 +57,13 @@ def encode(
       [1.5, 0.0]
     """
     _check(dictionary, signal, num_layers, activation)
-    dtype = jax.tree.leaves(dictionary.zeros())[0].dtype
-    step_size = 1 / largest_eigenvalue(dictionary) if step_size is None else step_size
+    step_size = 1 / lipschitz(dictionary) if step_size is None else step_size
     momentum = fista_momentum(num_layers) if isinstance(momentum, str) and momentum == "fista" else momentum
-    values = {"step_size": step_size, "threshold": threshold, "momentum": momentum}
+    plain = isinstance(momentum, int | float) and momentum == 0
+    dtype = jax.tree.leaves(dictionary.zeros())[0].dtype
+    values = _per_layer(num_layers, dtype, step_size=step_size, threshold=threshold, momentum=momentum)
     prox = ACTIVATIONS[activation] if isinstance(activation, str) else activation
     weights = dictionary if weights is None else weights
-    plain = isinstance(momentum, int | float) and momentum == 0
 
     def layer(carry, values):
         (code, before), (t, lam, beta) = carry, values
@@ -81,9 +76,7 @@ def encode(
 
     if start is None:
         start = jax.tree.map(lambda s: jnp.zeros(s.shape, dtype), jax.eval_shape(dictionary.analyze, signal))
-    (last, _), codes = jax.lax.scan(
-        layer, (start, None if plain else start), _per_layer(values, num_layers, dtype)
-    )
+    (last, _), codes = jax.lax.scan(layer, (start, None if plain else start), values)
     return codes if history else last
 
 
@@ -91,24 +84,28 @@ def pursue(
     dictionaries: Sequence[Dictionary], signal: jax.Array, thresholds: Sequence[Any], *,
     step_sizes: Sequence[Any] | None = None, **options: Any,
 ) -> tuple[jax.Array, ...]:  # fmt: skip
-    """Codes ``(x_1, ..., x_J)`` layer by layer: each is the signal of the next dictionary; ``options`` as :func:`encode`.
+    """Codes ``(x_1, ..., x_J)`` layer by layer: each is the next dictionary's signal; ``options`` go to :func:`encode`.
 
     All at once are ``encode(joint, joint.signal(y), thresholds, ...)`` with ``joint = join(dictionaries)``.
     """
-    join(dictionaries)
-    steps, codes = [None] * len(dictionaries) if step_sizes is None else step_sizes, [signal]
-    if not len(steps) == len(thresholds) == len(dictionaries):
-        given = f"{len(thresholds)} thresholds, {len(steps)} step sizes"
-        raise ValueError(f"{given}; give {len(dictionaries)}, one per dictionary")
+    codes, count = [signal], len(join(dictionaries).dictionaries)
+    steps = [None] * count if step_sizes is None else step_sizes
+    if not len(steps) == len(thresholds) == count:
+        raise ValueError(f"{len(thresholds)} thresholds, {len(steps)} step sizes; give {count} of each")
     for dictionary, threshold, step in zip(dictionaries, thresholds, steps, strict=True):
         codes.append(encode(dictionary, codes[-1], threshold, step_size=step, **options))
     return tuple(codes[1:])
 
 
+def lipschitz(dictionary: Dictionary | Joint) -> jax.Array:
+    """``||D||_2^2``, by singular values: networks with a step size below ``2 / ||D||_2^2`` converge."""
+    return jnp.linalg.norm(matrix(dictionary), 2) ** 2
+
+
 def fista_momentum(num_layers: int) -> np.ndarray:
-    """``beta_k = (t_k - 1) / t_{k+1}``, k = 1, 2, ..., with ``t_1 = 1, t_{k+1} = (1 + sqrt(1 + 4 t_k^2)) / 2``."""
-    t = [1.0]
-    for _ in range(num_layers):
+    """``beta_k = (t_{k-1} - 1) / t_k`` of layers k = 1, 2, ..., ``t_0 = t_1 = 1, t_{k+1} = (1 + sqrt(1 + 4 t_k^2))/2``."""
+    t = [1.0, 1.0]
+    for _ in range(num_layers - 1):
         t.append((1 + math.sqrt(1 + 4 * t[-1] ** 2)) / 2)
     return np.array([(a - 1) / b for a, b in pairwise(t)])
 
@@ -130,17 +127,13 @@ def analytic_weights(dictionary: Dictionary) -> Dictionary:
     return Dictionary(solved.reshape(kernel.shape), dictionary.size, stride)
 
 
-def _per_layer(values: dict[str, Any], num_layers: int, dtype: Any) -> tuple[Any, ...]:
-    """Every value as an array with one entry per layer."""
-    for name, value in values.items():
-        for leaf in jax.tree.leaves(value):
-            if jnp.shape(leaf) not in ((), (num_layers,)):
-                raise ValueError(
-                    f"{name} has shape {jnp.shape(leaf)}; give a number or {num_layers}, one per layer"
-                )
-            bad = {"threshold": lambda v: v < 0, "step_size": lambda v: v <= 0}.get(name, np.isnan)
-            if not isinstance(leaf, Tracer) and np.any(bad(np.asarray(leaf)) | np.isnan(leaf)):
-                raise ValueError(f"{name}={np.min(leaf):g}; a threshold is 0 or more, a step size above 0")
+def _per_layer(num_layers: int, dtype: Any, **values: Any) -> tuple[Any, ...]:
+    for name, leaf in ((name, leaf) for name, value in values.items() for leaf in jax.tree.leaves(value)):
+        if jnp.shape(leaf) not in ((), (num_layers,)):
+            raise ValueError(f"{name} has shape {jnp.shape(leaf)}; give a number or ({num_layers},)")
+        low = {"threshold": 0, "step_size": np.finfo(float).tiny}.get(name, -np.inf)
+        if not isinstance(leaf, Tracer) and not np.all(np.asarray(leaf) >= low):
+            raise ValueError(f"{name}={np.min(leaf):g}; a threshold is 0 or more, a step size more than 0")
     return jax.tree.map(lambda v: jnp.broadcast_to(jnp.asarray(v, dtype), num_layers), tuple(values.values()))
 
 
@@ -149,7 +142,7 @@ def _check(dictionary: Dictionary | Joint, signal: Any, num_layers: int, activat
         raise ValueError(f"num_layers={num_layers!r}; give a whole number from 1 on")
     if isinstance(activation, str) and activation not in ACTIVATIONS:
         raise ValueError(f"activation {activation!r} is not known; give one of {', '.join(ACTIVATIONS)}")
-    one = jax.eval_shape(lambda: dictionary.synthesize(dictionary.zeros()))
+    one = jax.eval_shape(lambda: dictionary.synthesize(dictionary.zeros()))  # pyright: ignore[reportArgumentType]
     wanted, given = ([jnp.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (one, signal))
     if len(given) != len(wanted) or any(g[-len(w) :] != w for g, w in zip(given, wanted, strict=True)):
         raise ValueError(f"signals of shape {given}; the dictionary takes {wanted}, behind any batch axes")

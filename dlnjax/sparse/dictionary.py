@@ -1,8 +1,4 @@
-r"""Dictionaries of a deep sparse coding model: dense, convolutional, and all of a chain at once.
-
-A dictionary maps codes to signals, ``y = D x`` (``synthesize``), and signals to correlations, ``D^T y`` (``analyze``);
-leading axes are a batch. Networks use nothing else. Its columns, the atoms, have norm 1.
-"""
+"""Dictionaries D, dense, convolutional or joint: ``synthesize`` is D x, ``analyze`` D^T y, with any batch axes first."""
 
 from __future__ import annotations
 
@@ -16,24 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
-from jax.lax import Precision
 
 from dlnjax import stiefel
 from dlnjax._linalg import matmul, transpose
 
-#: Largest deviation of an atom's norm from 1, in units of the dtype's rounding.
-_ROUNDINGS = 1000
-#: Alternating projections from a Gaussian matrix to a tight frame; about 100 reach rounding error.
-_ROUNDS = 200
+#: Largest deviation of an atom's norm from 1, in roundings, and projections to a tight frame: about 100 suffice.
+_ROUNDINGS, _ROUNDS = 1000, 200
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Dictionary:
-    """Atoms at every stride of the signal; see :func:`dense` (no size, one position) and :func:`convolution`.
-
-    Signals are ``(..., *size, channels)``, codes ``(..., *positions, atoms)``, positions = (size - width) / stride + 1.
-    """
+    """Signals ``(..., *size, channels)`` and codes ``(..., *positions, atoms)``, position by stride; for :func:`dense`
+    ones there is no size and one position. Its columns, the atoms, have norm 1."""
 
     kernel: jax.Array  # (*width, channels, atoms)
     size: tuple[int, ...] = field(default=(), metadata={"static": True})
@@ -48,20 +39,17 @@ class Dictionary:
         return self._convolve(signal, self.kernel, self.stride, [(0, 0)] * len(self.size), None)
 
     def zeros(self) -> jax.Array:
-        """The zero code of one signal."""
         steps = zip(self.size, self.kernel.shape, self.stride, strict=False)
         positions = ((size - width) // stride + 1 for size, width, stride in steps)
         return jnp.zeros((*positions, self.kernel.shape[-1]), self.kernel.dtype)
 
-    def _convolve(
-        self, x: jax.Array, kernel: jax.Array, stride: Any, margins: Any, dilation: Any
-    ) -> jax.Array:
+    def _convolve(self, x: jax.Array, kernel: jax.Array, stride: Any, margins: Any, dilation: Any) -> Any:
         if not self.size:
             return matmul(x, kernel)
         one, axes = len(self.size) + 1, "HW"[: len(self.size)]
         out = jax.lax.conv_general_dilated(
             x.reshape(-1, *x.shape[-one:]), kernel, stride, margins, lhs_dilation=dilation,
-            dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"), precision=Precision.HIGHEST,
+            dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"), precision=jax.lax.Precision.HIGHEST,
         )  # fmt: skip
         return out.reshape(*x.shape[:-one], *out.shape[1:])
 
@@ -69,7 +57,7 @@ class Dictionary:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Joint:
-    """All codes of a chain: ``(x_1, ..., x_J) -> (D_1 x_1, D_2 x_2 - x_1, ..., D_J x_J - x_{J-1})``. See :func:`join`."""
+    """All codes of a chain: ``(x_1, ..., x_J) -> (D_1 x_1, D_2 x_2 - x_1, ...)``. Made by :func:`join`."""
 
     dictionaries: tuple[Dictionary, ...]
 
@@ -90,13 +78,7 @@ class Joint:
 
 
 def dense(matrix: jax.Array) -> Dictionary:
-    """A dictionary from its matrix (rows, columns); ValueError unless its columns have norm 1 (if not traced).
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> dense(jnp.eye(3)).synthesize(jnp.array([1.0, 0.0, 2.0])).tolist()
-      [1.0, 0.0, 2.0]
-    """
+    """A dictionary from its matrix (rows, columns); ValueError unless its columns have norm 1 (if not traced)."""
     if np.ndim(matrix) != 2 or 0 in np.shape(matrix):
         raise ValueError(f"the dictionary has shape {np.shape(matrix)}; give a matrix (rows, columns)")
     return Dictionary(_normed(jnp.asarray(matrix)))
@@ -105,20 +87,16 @@ def dense(matrix: jax.Array) -> Dictionary:
 def convolution(kernel: jax.Array, size: Any, stride: Any = 1) -> Dictionary:
     """A convolutional dictionary of one or two dimensions; ValueError for shapes or norms that do not fit.
 
-    Args:
-      kernel: ``(*width, channels, atoms)``, every atom of norm 1.
-      size, stride: of a signal and of an atom's positions, one or two numbers. Positions cover all of the signal.
+    The kernel is ``(*width, channels, atoms)``; size and stride are one number or two. All of a signal is covered.
     """
     widths = np.shape(kernel)[:-2]
     if len(widths) not in (1, 2) or 0 in np.shape(kernel):
-        raise ValueError(
-            f"the kernel has shape {np.shape(kernel)}; give (width, channels, atoms) or two widths"
-        )
+        raise ValueError(f"the kernel has shape {np.shape(kernel)}; give (*width, channels, atoms)")
     sizes, strides = (tuple(np.broadcast_to(n, len(widths)).tolist()) for n in (size, stride))
     for n, w, s in zip(sizes, widths, strides, strict=True):
         if not (1 <= s <= w <= n and (n - w) % s == 0):
             raise ValueError(
-                f"size {n}, width {w}, stride {s}; stride <= width <= size = width + k stride is needed"
+                f"size {n}, width {w}, stride {s}; give size = width + k stride, stride <= width"
             )
     return Dictionary(_normed(jnp.asarray(kernel)), sizes, strides)
 
@@ -126,17 +104,15 @@ def convolution(kernel: jax.Array, size: Any, stride: Any = 1) -> Dictionary:
 def join(dictionaries: Sequence[Dictionary]) -> Joint:
     """A chain's dictionaries as one, D_1 first; ValueError where a code is no signal of the next.
 
-    Coding ``joint.signal(y) = (y, 0, ..., 0)`` minimises half of ``||y - D_1 x_1||^2 + sum ||x_j - D_{j+1} x_{j+1}||^2``
-    plus the penalties of all codes.
+    Coding ``joint.signal(y) = (y, 0, ..., 0)`` minimises the penalties of all codes plus half of
+    ``||y - D_1 x_1||^2 + sum_j ||x_j - D_{j+1} x_{j+1}||^2``.
     """
     if not dictionaries:
         raise ValueError("a chain of no dictionaries; give at least one")
     for i, (first, second) in enumerate(pairwise(dictionaries), 1):
         code, signal = first.zeros().shape, (*second.size, second.kernel.shape[-2])
         if code != signal:
-            raise ValueError(
-                f"dictionary {i} has codes of shape {code}, dictionary {i + 1} signals of {signal}"
-            )
+            raise ValueError(f"dictionary {i} has codes of shape {code}, the next one signals of {signal}")
     return Joint(tuple(dictionaries))
 
 
@@ -145,10 +121,8 @@ def random(
 ) -> jax.Array:
     """A random matrix with columns of norm 1, for :func:`dense` or, reshaped, :func:`convolution`.
 
-    Args:
-      kind: ``gaussian`` (normalised), ``orthonormal`` (Haar, columns <= rows), or ``tight`` (columns >= rows,
-        ``D D^T = (columns / rows) I``, by alternating projections); ValueError where there is none.
-      blocks: diagonal blocks, each of this kind: the few nonzeros of an atom keep a chain's other codes sparse.
+    ``gaussian`` is normalised, ``orthonormal`` Haar (columns <= rows), ``tight`` has ``D D^T = columns / rows I``
+    (columns >= rows). With ``blocks`` on the diagonal, each of this kind, sparse atoms keep a chain's codes sparse.
     """
     possible = {"gaussian": True, "orthonormal": columns <= rows, "tight": columns >= rows}
     if kind not in possible:
@@ -173,9 +147,7 @@ def sample(
     """
     zeros = join(dictionaries).zeros()[-1]
     if not 1 <= sparsity <= zeros.size:
-        raise ValueError(
-            f"sparsity {sparsity}; a code of {zeros.size} entries has 1 to {zeros.size} nonzeros"
-        )
+        raise ValueError(f"sparsity {sparsity}; a code of {zeros.size} entries has 1 to {zeros.size}")
     places, sizes, signs = jax.random.split(key, 3)
     order = jax.vmap(lambda k: jax.random.permutation(k, zeros.size))(jax.random.split(places, signals))
     size = jax.random.uniform(sizes, order.shape, zeros.dtype, smallest, 1.0)
@@ -195,28 +167,12 @@ def matrix(dictionary: Dictionary | Joint) -> jax.Array:
     return jax.vmap(lambda e: ravel_pytree(dictionary.synthesize(restore(e)))[0])(unit).T
 
 
-def coherence(dictionary: Dictionary) -> float:
-    """Mutual coherence ``mu``, the largest cosine between two atoms (0 to 1), of a convolution at all positions."""
-    spans = zip(dictionary.size, dictionary.kernel.shape, dictionary.stride, strict=False)
-    size = tuple(min(n, w + (w - 1) // s * s) for n, w, s in spans)  # any two atoms that overlap fit on this
-    atoms = np.asarray(matrix(Dictionary(dictionary.kernel, size, dictionary.stride)), np.float64)
-    atoms = atoms / np.maximum(np.linalg.norm(atoms, axis=0), 1e-300)
-    return min(float(np.max(np.abs(np.triu(atoms.T @ atoms, 1)))), 1.0)
-
-
-def largest_eigenvalue(dictionary: Dictionary | Joint) -> jax.Array:
-    """``||D||_2^2``: networks with a step size below ``2 / ||D||_2^2`` converge."""
-    atoms = matrix(dictionary)
-    atoms = atoms if atoms.shape[0] < atoms.shape[1] else atoms.T
-    return jnp.linalg.eigvalsh(matmul(atoms, atoms.T))[-1]
-
-
 def _normed(kernel: jax.Array) -> jax.Array:
     if not jnp.issubdtype(kernel.dtype, jnp.floating):
         raise ValueError(f"the dictionary has dtype {kernel.dtype}; give floats")
     if not isinstance(kernel, Tracer):
         norms = np.linalg.norm(np.asarray(kernel, np.float64).reshape(-1, kernel.shape[-1]), axis=0)
-        off = np.max(np.abs(norms - 1))
-        if not off <= _ROUNDINGS * jnp.finfo(kernel.dtype).eps:
+        off = float(np.max(np.abs(norms - 1)))
+        if not off <= _ROUNDINGS * float(jnp.finfo(kernel.dtype).eps):
             raise ValueError(f"the norm of an atom is {off:.3g} off 1; divide every atom by its norm")
     return kernel

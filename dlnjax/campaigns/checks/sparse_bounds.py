@@ -128,7 +128,7 @@ def _others(chosen: Chain, codes: list[np.ndarray], counts: list[int]) -> int:
     return others
 
 
-def stability(instances: int = 1400, seed: int = 0) -> Finding:
+def stability(instances: int = 1700, seed: int = 0) -> Finding:
     """Codes of noisy signals by layered pursuit, at the thresholds of ``sparse.stability``, signed and nonnegative.
 
     The noise is random or along an atom off the support. Ratio: the largest error over its bound, of any code; a false

@@ -220,7 +220,7 @@ def _plain(rng: np.random.Generator, kind: str | None = None, top: float = 1.9, 
     shape = {"gaussian": (32, 48), "tight": (24, 36), "orthonormal": (32, 32)}[kind]
     (dictionary,) = chain(rng, [(kind, *shape, 1)])
     signal = _signal(rng, [dictionary], int(rng.integers(2, 6)), options.get("activation") == "relu")
-    largest = float(sparse.largest_eigenvalue(dictionary))
+    largest = float(sparse.lipschitz(dictionary))
     step = 1 / largest if top == 1 else float(rng.uniform(0.3, top)) / largest
     return Network(dictionary, signal, float(rng.uniform(0.05, 0.2)), step, **options)
 
@@ -239,14 +239,14 @@ def _analytic(rng: np.random.Generator) -> Network:
 def _convolution(rng: np.random.Generator) -> Network:
     key = jax.random.key(int(rng.integers(2**31)))
     dictionary = sparse.convolution(draw(key, 18, 6, "gaussian").reshape(3, 3, 2, 6), 7, 2)
-    step = float(rng.uniform(0.3, 1.9)) / float(sparse.largest_eigenvalue(dictionary))
+    step = float(rng.uniform(0.3, 1.9)) / float(sparse.lipschitz(dictionary))
     return Network(dictionary, _signal(rng, [dictionary], 4), float(rng.uniform(0.05, 0.2)), step)
 
 
 def _joint(rng: np.random.Generator) -> Network:
     dictionaries = chain(rng, [("gaussian", 24, 32, 1), ("gaussian", 32, 16, 16)])
     both = sparse.join(dictionaries)
-    step = float(rng.uniform(0.3, 1.9)) / float(sparse.largest_eigenvalue(both))
+    step = float(rng.uniform(0.3, 1.9)) / float(sparse.lipschitz(both))
     signal = both.signal(_signal(rng, dictionaries, 3))
     return Network(both, signal, float(rng.uniform(0.02, 0.1)), step)
 
@@ -263,7 +263,7 @@ _KINDS: list[tuple[str, Callable[[np.random.Generator], Network]]] = [
 ]
 
 
-#: Dictionaries of a chain, and each one's shape: square, of 2 x 2 blocks, so that sparse codes stay sparse at any depth.
+#: Dictionaries of a chain, and the shape of each: square, of 2 x 2 blocks, so that sparse codes stay sparse.
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 _SQUARE, _BLOCKS, _SPARSITY, _LAMBDA = 32, 16, 4, 1e-3
 #: Layers to the limit of a joint code, which a random chain may not reach, and of a restart.
@@ -274,8 +274,8 @@ def depth(instances: int = 4, seed: int = 0, tolerance: float = 1e-6) -> Finding
     """What the number of dictionaries costs: orthonormal and Gaussian chains, layer by layer and all codes at once.
 
     Layer by layer a chain is as slow as its slowest dictionary. All at once, an orthonormal chain has the factor
-    ``1 - lambda_1 / lambda_J``, ``lambda_k = 2 - 2 cos((2 k - 1) pi / (2 J + 1))`` [derived]. Ratio: |measured - predicted| over
-    the tolerance or 1e-4 of 1 - factor, and for orthonormal chains also |closed form - predicted|.
+    ``1 - lambda_1 / lambda_J`` with ``lambda_k = 2 - 2 cos((2 k - 1) pi / (2 J + 1))`` [derived]. Ratio: |measured -
+    predicted| over the tolerance or 1e-4 of 1 - factor, and for orthonormal chains also |closed form - predicted|.
     """
     rng = np.random.default_rng(seed)
     rows: list[Row] = []
@@ -289,11 +289,11 @@ def _deep(rng: np.random.Generator, instance: int, kind: str, j: int, tolerance:
     dictionaries = chain(rng, [(kind, _SQUARE, _SQUARE, _BLOCKS)] * j)
     signal, *codes = (x[0] for x in sparse.sample(jax.random.key(instance), dictionaries, _SPARSITY))
     single = [
-        sparse.predict(d, np.asarray(x) != 0, 1 / float(sparse.largest_eigenvalue(d)))
+        sparse.predict(d, np.asarray(x) != 0, 1 / float(sparse.lipschitz(d)))
         for d, x in zip(dictionaries, codes, strict=True)
     ]
     both = sparse.join(dictionaries)
-    step = 1 / float(sparse.largest_eigenvalue(both))
+    step = 1 / float(sparse.lipschitz(both))
     network = Network(both, both.signal(signal), _LAMBDA, step)
     late = run(network, _DEEP_LAYERS)[-_LAYERS:]
     limit = late[-1]
