@@ -15,6 +15,7 @@ import numpy as np
 from dlnjax.analysis import Written, tables, text
 from dlnjax.analysis.claims import Claim, to_rows
 from dlnjax.analysis.tables import Row
+from dlnjax.campaigns import sparse_claims
 
 #: Width from which descent's slope in the step may deviate from one.
 _SLOPE = 0.05
@@ -299,4 +300,5 @@ _MORE: dict[str, Callable[[list[Row]], list[Claim]]] = {
     "search": _search,
     "commutes": _commutes,
     "momentum": _momentum,
+    **sparse_claims.CLAIMS,
 }

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from dlnjax.analysis import style
 from dlnjax.analysis.figures._common import DASHES, GREY, INK
 from dlnjax.analysis.tables import Row
+from dlnjax.campaigns.sparse_figure import sparse_coding
 
 BLUE, ORANGE, GREEN, PINK = (style.COLOURS[name] for name in ("blue", "orange", "green", "pink"))
 _DOT: dict[str, Any] = {"linestyle": "none", "markersize": 2.6, "markeredgewidth": 0, "alpha": 0.75}
@@ -300,4 +301,5 @@ CAMPAIGNS: dict[str, Callable[[Sequence[Row]], Figure]] = {
     "modes": modes,
     "gauge": gauge,
     "momentum": momentum,
+    "sparse_coding": sparse_coding,
 }

@@ -108,9 +108,9 @@ def identification(
 ) -> float:  # fmt: skip
     """A layer from which on a soft threshold network that starts at 0 has the signs of its limit x [derived].
 
-    With gamma the least ``lambda - |<d_j, y - D x>|`` off the support, they stand within ``delta = min(|x_i|, t gamma)``
-    of x. ISTA is there after ``2 floor((||x|| / (t gamma))^2) + log(||x|| / delta) / log(1 / q)`` layers, q = ``predict``
-    and the first term 0 if ``||x|| max_j ||D_S^T d_j|| <= gamma``; momentum ``"fista"`` by the rate of its objective
+    With gamma the least ``lambda - |<d_j, y - D x>|`` off the support, they stand within delta = ``min(|x_i|,
+    t gamma)`` of x. ISTA is there in ``2 floor((||x|| / (t gamma))^2) + log(||x|| / delta) / log(1 / q)`` layers,
+    q = ``predict``, and the first term 0 if ``||x|| max_j ||D_S^T d_j|| <= gamma``; ``"fista"`` by its objective's rate
     (Beck & Teboulle 2009), for ``t <= 1 / ||D||^2``. Infinity where nothing is known.
     """
     atoms, x, y = np.asarray(matrix(dictionary), np.float64), _flat(code), _flat(signal)

@@ -1,7 +1,7 @@
 r"""Sparse codes by networks: unrolled proximal steps, one layer of the network per step.
 
 A layer is ``x <- prox_{t lambda}(v + t W^T (y - D v))``, ``v = x + beta_k (x - x_before)``: a convolution, a transposed
-one and an activation. ``W = D, beta = 0`` is ISTA (Daubechies et al. 2004), :func:`fista_momentum` FISTA (Beck & Teboulle
+one and an activation. W = D, beta = 0 is ISTA (Daubechies et al. 2004), :func:`fista_momentum` FISTA (Beck & Teboulle
 2009), t and lambda learned per layer with analytic W ALISTA (Liu et al. 2019), a lighter LISTA.
 """
 
@@ -103,7 +103,7 @@ def lipschitz(dictionary: Dictionary | Joint) -> jax.Array:
 
 
 def fista_momentum(num_layers: int) -> np.ndarray:
-    """``beta_k = (t_{k-1} - 1) / t_k`` of layers k = 1, 2, ..., ``t_0 = t_1 = 1, t_{k+1} = (1 + sqrt(1 + 4 t_k^2))/2``."""
+    """``beta_k = (t_{k-1} - 1) / t_k`` of layer k from 1 on, ``t_0 = t_1 = 1, t_{k+1} = (1 + sqrt(1 + 4 t_k^2))/2``."""
     t = [1.0, 1.0]
     for _ in range(num_layers - 1):
         t.append((1 + math.sqrt(1 + 4 * t[-1] ** 2)) / 2)

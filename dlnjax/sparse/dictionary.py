@@ -1,4 +1,4 @@
-"""Dictionaries D, dense, convolutional or joint: ``synthesize`` is D x, ``analyze`` D^T y, with any batch axes first."""
+"""Dictionaries D, dense, convolutional or joint: ``synthesize`` is D x, ``analyze`` D^T y, batch axes first."""
 
 from __future__ import annotations
 

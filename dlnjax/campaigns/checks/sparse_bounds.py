@@ -18,8 +18,9 @@ from dlnjax.campaigns.checks.finding import Finding, Row, row
 
 #: Relative residual below which a support explains a signal, and relative change from which a code is another one.
 _EXPLAINS, _DIFFERS = 1e-9, 1e-6
-#: Chains by kind, rows, columns and blocks of each dictionary, and numbers of nonzeros of the last code. A tight frame with
-#: one column more than rows has coherence 1/rows, so that its bound is (1 + rows) / 2, and its spark is rows + 1.
+#: Chains by kind, rows, columns and blocks of each dictionary, and numbers of nonzeros of the last code. A tight
+#: frame with one column more than rows has coherence 1/rows, so that its bound is (1 + rows) / 2, and its spark is
+#: rows + 1.
 _UNIQUE = [
     ([("tight", 5, 6, 1)], (1, 2, 3)),
     ([("tight", 7, 8, 1)], (2, 3, 4)),
@@ -59,8 +60,8 @@ def chain(rng: np.random.Generator, specs: list[tuple[str, int, int, int]]) -> C
 def uniqueness(instances: int = 1600, seed: int = 0) -> Finding:
     """Models of one to three dictionaries against every support that might explain them as well.
 
-    With one dictionary the code is the worst there is, half of the null vector (or nearest to one) of ``2 s`` atoms; in a
-    chain it is random. A violation is another explanation, as sparse in every code, where ``sparse.is_unique``.
+    With one dictionary the code is the worst there is, half of the null vector (or nearest to one) of ``2 s`` atoms;
+    in a chain it is random. A violation is another explanation, as sparse in every code, where ``sparse.is_unique``.
     """
     rng = np.random.default_rng(seed)
     rows: list[Row] = []

@@ -34,9 +34,9 @@ def learn(
     """A dictionary from a frame with orthonormal columns (rows), and the loss after the last step.
 
     The threshold goes geometrically from the first to the second.
-    The atoms are the frame's columns, times ``sqrt(atoms / rows)`` if there are more of them. Alternating: the codes are
-    constants in the gradient of ``1/2 ||y - D x||^2``. Joint: the gradient of ``1/2 ||y - D x||^2 + lambda ||x||_1`` goes
-    through the network too.
+    The atoms are the frame's columns, times ``sqrt(atoms / rows)`` if there are more of them. Alternating: the codes
+    are constants in the gradient of ``1/2 ||y - D x||^2``. Joint: the gradient of ``1/2 ||y - D x||^2 + lambda
+    ||x||_1`` goes through the network too.
     """
     tightness = max(1.0, frame.shape[1] / frame.shape[0])
     optimizer = optim.rgd(step_size, constrained=True)
@@ -53,7 +53,8 @@ def learn(
         threshold = thresholds[0] * (thresholds[1] / thresholds[0]) ** share
         value, gradient = jax.value_and_grad(loss)(frame, threshold)
         updates, state = optimizer.update(gradient, state, frame)
-        return (optax.apply_updates(frame, updates), state), value
+        moved: jax.Array = optax.apply_updates(frame, updates)  # type: ignore[assignment]
+        return (moved, state), value
 
     shares = jnp.linspace(0.0, 1.0, num_steps)
     (frame, _), values = jax.lax.scan(step, (frame, optimizer.init(frame)), shares)
@@ -104,8 +105,8 @@ def _learn_all(frames, signals, thresholds, step_size, *, num_steps: int, layers
     return jax.lax.map(run, frames)
 
 
-#: Data set: side of an image, and width of its square patches, which do not overlap: as a convolution of this stride the
-#: dictionary has orthonormal columns. It is learnt on the patches of so many images.
+#: Data set: side of an image, and width of its square patches, which do not overlap: as a convolution of this stride
+#: the dictionary has orthonormal columns. It is learnt on the patches of so many images.
 _IMAGES = {"digits": (8, 4), "mnist": (28, 7)}
 _THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.4)
 _HELD_OUT, _RIDGE, _LEARNT_ON, _STEPS, _STEP_SIZE = 0.2, 1e-2, 1000, 150, 1.0
@@ -121,10 +122,12 @@ class Images(NamedTuple):
 
 
 def features(seed: int = 0) -> Finding:
-    """Sparsity of the codes of digits and MNIST of patches by an orthonormal dictionary against a classifier's accuracy.
+    """Sparsity of the codes of digits and MNIST of patches by an orthonormal dictionary against a classifier's
+    accuracy.
 
-    The classifier is a ridge regression on the positive and negative parts of the codes; a fifth of the images is held out.
-    Ratio: the objective ``1/2 ||y - D x||^2 + lambda ||x||_1`` on them over that of the random dictionary at this threshold.
+    The classifier is a ridge regression on the positive and negative parts of the codes; a fifth of the images is
+    held out. Ratio: the objective ``1/2 ||y - D x||^2 + lambda ||x||_1`` on them over that of the random dictionary
+    at this threshold.
     """
     rows: list[Row] = []
     for name, (side, width) in _IMAGES.items():

@@ -186,7 +186,8 @@ def _fista(
 ) -> tuple[float | None, float, float | None]:
     """The error after some layers from two before: its factor per layer, against the product of the modes' blocks.
 
-    ``e <- (I - t G)(e + beta_k (e - before))``, in the eigenbasis of ``G = D_S^T D_S``, with the momentum of each layer.
+    ``e <- (I - t G)(e + beta_k (e - before))``, in the eigenbasis of ``G = D_S^T D_S``, with the momentum of each
+    layer.
     """
     on, begin = limit != 0, first_standing(codes) + 1
     errors = (codes - limit)[:, on]
