@@ -69,7 +69,8 @@ def factors(rows: list[Row]) -> list[Claim]:
     late = sum(row["stands_at"] > row["stands_bound"] for row in bounded)
     middle = float(np.median([row["stands_bound"] / row["stands_at"] for row in bounded])) if bounded else 0.0
     claims.append(_made("bounds", "the support stands no later than its bound", "0 later",
-                        f"{late} later; the bound is {middle:.3g} times too large in the median", late == 0, bounded))  # fmt: skip
+                        f"{late} later; the bound is {middle:.3g} times too large in the median", late == 0,
+                        bounded))  # fmt: skip
     return claims
 
 

@@ -124,7 +124,7 @@ def identification(
     least = float(np.min(np.abs(x[on]), initial=np.inf))
     own = np.linalg.svd(atoms[:, on] if on.sum() <= len(atoms) else 0 * atoms, compute_uv=False)
     delta, sigma = min(least, step_size * gamma), np.min(own, initial=1.0)
-    if delta <= 0 or sigma < 1e-10 or (momentum and step_size > edge / 2 * (1 + 1e-12)):
+    if delta <= 1e-12 * threshold or sigma < 1e-10 or (momentum and step_size > edge / 2 * (1 + 1e-12)):
         return math.inf
     if (
         momentum
