@@ -26,5 +26,5 @@ def test_example(path):
     assert error < 3e-6
 
 
-def test_there_are_four():
-    assert len(EXAMPLES) == 4
+def test_there_are_five():
+    assert len(EXAMPLES) == 5

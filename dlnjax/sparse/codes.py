@@ -61,23 +61,24 @@ def encode(
     momentum = fista_momentum(num_layers) if isinstance(momentum, str) and momentum == "fista" else momentum
     plain = isinstance(momentum, int | float) and momentum == 0
     dtype = jax.tree.leaves(dictionary.zeros())[0].dtype
-    values = _per_layer(num_layers, dtype, step_size=step_size, threshold=threshold, momentum=momentum)
+    *values, beta = _per_layer(num_layers, dtype, step_size=step_size, threshold=threshold, momentum=momentum)
     prox = ACTIVATIONS[activation] if isinstance(activation, str) else activation
     weights = dictionary if weights is None else weights
 
     def layer(carry, values):
-        (code, before), (t, lam, beta) = carry, values
-        ahead = code if plain else jax.tree.map(lambda x, z: x + beta * (x - z), code, before)
+        (ahead, code), (t, lam, beta) = carry, values  # the next layer's beta: one pass does all but D
         residual = jax.tree.map(jnp.subtract, signal, dictionary.synthesize(ahead))
         moved = jax.tree.map(lambda x, c: x + t * c, ahead, weights.analyze(residual))
         lam = lam if isinstance(lam, tuple) else jax.tree.map(lambda _: lam, moved)
         new = jax.tree.map(lambda u, one: prox(u, t * one), moved, lam)
-        return (new, None if plain else code), (new if history else None)
+        ahead = new if plain else jax.tree.map(lambda x, z: x + beta * (x - z), new, code)
+        return (ahead, None if plain else new), (new if history else None)
 
     if start is None:
         start = jax.tree.map(lambda s: jnp.zeros(s.shape, dtype), jax.eval_shape(dictionary.analyze, signal))
-    (last, _), codes = jax.lax.scan(layer, (start, None if plain else start), values)
-    return codes if history else last
+    values = (*values, jnp.roll(beta, -1))
+    (ahead, last), codes = jax.lax.scan(layer, (start, None if plain else start), values)
+    return codes if history else ahead if plain else last
 
 
 def pursue(
