@@ -1,8 +1,8 @@
 """Codes of many signals by a convolutional network, against its bare convolutions and against coders of other packages.
 
-``python -m dlnjax.bench.sparse [--signals N] [--json FILE]``. All times are of one run, in turns; ratios are medians over
-the rounds. Accuracy is the objective's relative excess over the least that any coder reached, in the mean over signals; a
-coder that iterates gets the fewest iterations of a list that reach the network's.
+``python -m dlnjax.bench.sparse [--signals N] [--json FILE]``. All times are of one run, in turns; ratios are medians
+over the rounds. Accuracy is the objective's relative excess over the least that any coder reached, in the mean over
+signals; a coder that iterates gets the fewest iterations of a list that reach the network's.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def others(atoms: np.ndarray, signals: np.ndarray) -> dict[str, Callable[[int], 
         made["scikit-learn, coordinate descent"] = functools.partial(sklearn, "lasso_cd")
         made["scikit-learn, least angle"] = lambda _: sklearn("lasso_lars", 1000)
     if importlib.util.find_spec("sporco"):
-        from sporco.admm import bpdn
+        from sporco.admm import bpdn  # pyright: ignore[reportMissingImports]
 
         def sporco(iterations: int) -> np.ndarray:
             options = {"MaxMainIter": iterations, "RelStopTol": 0.0, "AutoRho": {"Enabled": True}}

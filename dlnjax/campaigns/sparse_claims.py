@@ -82,7 +82,7 @@ def depth(rows: list[Row]) -> list[Claim]:
     deep = [row for row in plain if row["depth"] >= _DEEP]
     if len({row["depth"] for row in deep}) > 1:
         logs = [np.log([2 * row["depth"] + 1, 1 - row["predicted_factor"]]) for row in deep]
-        slope = float(np.polyfit(*np.transpose(logs), 1)[0])
+        slope = float(np.polyfit([log[0] for log in logs], [log[1] for log in logs], 1)[0])
         claims.append(_made("slope", f"orthonormal, jointly: log-log slope of 1 - factor in 2 J + 1, J >= {_DEEP}",
                             f"-2 +- {_EXPONENT:g}", f"{slope:.3f}", abs(slope + 2) <= _EXPONENT, deep))  # fmt: skip
     faster = []

@@ -2,8 +2,7 @@ r"""Sparse codes by networks: unrolled proximal steps, one layer of the network 
 
 A layer is ``x <- prox_{t lambda}(v + t W^T (y - D v))``, ``v = x + beta_k (x - x_before)``: a convolution, a transposed
 one and an activation. W = D, beta = 0 is ISTA (Daubechies et al. 2004), :func:`fista_momentum` FISTA (Beck & Teboulle
-2009), t and lambda learned per layer with analytic W ALISTA (Liu et al. 2019), a lighter LISTA.
-"""
+2009), t and lambda learned per layer with analytic W ALISTA (Liu et al. 2019), a lighter LISTA."""
 
 from __future__ import annotations
 
@@ -63,7 +62,7 @@ def encode(
     dtype = jax.tree.leaves(dictionary.zeros())[0].dtype
     *values, beta = _per_layer(num_layers, dtype, step_size=step_size, threshold=threshold, momentum=momentum)
     prox = ACTIVATIONS[activation] if isinstance(activation, str) else activation
-    weights = dictionary if weights is None else weights
+    weights = weights or dictionary
 
     def layer(carry, values):
         (ahead, code), (t, lam, beta) = carry, values  # the next layer's beta: one pass does all but D
@@ -76,8 +75,8 @@ def encode(
 
     if start is None:
         start = jax.tree.map(lambda s: jnp.zeros(s.shape, dtype), jax.eval_shape(dictionary.analyze, signal))
-    values = (*values, jnp.roll(beta, -1))
-    (ahead, last), codes = jax.lax.scan(layer, (start, None if plain else start), values)
+    carry, values = (start, None if plain else start), (*values, jnp.roll(beta, -1))
+    (ahead, last), codes = jax.lax.scan(layer, carry, values)
     return codes if history else ahead if plain else last
 
 
