@@ -77,6 +77,7 @@ def _depth(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set(yscale="log", ylabel="1 − factor per layer", title="What depth costs (marks: measured)")
     style.depth_axis(axes, sorted({row["depth"] for row in rows}))
     axes.set_xlabel("dictionaries $J$")
+    axes.set_ylim(bottom=1e-9)
     axes.legend(loc="lower left", borderaxespad=0.2)
 
 

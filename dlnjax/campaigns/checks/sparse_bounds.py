@@ -41,8 +41,9 @@ _STABLE = [
     ([("orthonormal", 32, 32, 1), ("orthonormal", 32, 24, 8), ("orthonormal", 24, 16, 8)], (1, 2, 3)),
     ([("tight", 48, 49, 1), ("orthonormal", 49, 42, 7), ("orthonormal", 42, 21, 21)], (1, 2)),
 ]
-#: Layers that bring a code to rounding: these dictionaries are well conditioned on small supports.
-_LAYERS = 1500
+#: Layers that bring a code to rounding. On small supports these dictionaries are well conditioned, but along a null
+#: vector of the whole a layer moves the code by its threshold at most, so noise must not be too small for them.
+_LAYERS, _NOISE = 6000, (1e-3, 1e-1)
 
 draw = jax.jit(sparse.random, static_argnums=(1, 2, 3), static_argnames=("blocks",))
 Chain = list[sparse.Dictionary]
@@ -154,7 +155,7 @@ def _noisy(
     model = sparse.sample(key, chosen, sparsity, nonnegative=nonnegative)
     signal, *codes = (np.asarray(x[0]) for x in model)
     counts = [int(np.sum(np.abs(x) > _EXPLAINS)) for x in codes]
-    noise = float(10 ** rng.uniform(-4, -1))
+    noise = float(np.exp(rng.uniform(*np.log(_NOISE))))
     bounds = sparse.stability(chosen, counts, noise)
     thresholds = bounds.thresholds if bounds.applies else [2 * noise] * len(chosen)
     along = np.asarray(chosen[0].kernel)[:, rng.choice(np.flatnonzero(np.abs(codes[0]) <= _EXPLAINS))]

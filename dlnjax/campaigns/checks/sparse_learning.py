@@ -46,7 +46,8 @@ def learn(
         codes = sparse.encode(dictionary, signals, threshold, num_layers=layers, step_size=1 / tightness)
         codes = codes if joint else jax.lax.stop_gradient(codes)
         misfit = 0.5 * jnp.sum(jnp.square(signals - dictionary.synthesize(codes)))
-        return (misfit + joint * threshold * jnp.sum(jnp.abs(codes))) / len(signals)
+        penalty = threshold * jnp.sum(jnp.abs(codes)) if joint else 0.0
+        return (misfit + penalty) / len(signals)
 
     def step(carry, share):
         frame, state = carry
