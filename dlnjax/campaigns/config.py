@@ -67,12 +67,12 @@ CAMPAIGNS: Mapping[str, Mapping[str, Option]] = {
     },
     "sparse_coding": {
         "seed": _SEED,
-        "instances": Key(Whole(1, 100_000), 1600),
-        "noisy_instances": Key(Whole(1, 100_000), 1700),
-        "rate_instances": Key(Whole(1, 10_000), 160),
-        "chains": Key(Whole(1, 1000), 3),
-        "dictionaries": Key(Whole(1, 1000), 3),
-        "tolerance": Key(Real(below=1), 1e-6),
+        "instances": Option(Whole(1, 100_000), 1600),
+        "noisy_instances": Option(Whole(1, 100_000), 1700),
+        "rate_instances": Option(Whole(1, 10_000), 160),
+        "chains": Option(Whole(1, 1000), 3),
+        "dictionaries": Option(Whole(1, 1000), 3),
+        "tolerance": Option(Real(below=1), 1e-6),
     },
 }
 #: Keys that every campaign's config has. Its tolerances are of double precision.

@@ -20,7 +20,7 @@ from dlnjax._linalg import matmul
 from dlnjax.sparse.dictionary import Dictionary, Joint, join, matrix
 
 #: ``(u, tau) -> x``, elementwise. Functions that never fall and never expand are proximal maps of convex penalties
-#: (Combettes & Pesquet 2020): ``soft`` of tau |x|, ``relu`` of that over x >= 0, ``clipped`` over 0 <= x <= 1.
+#: (Combettes & Pesquet 2020): ``soft`` of ``tau |x|``, ``relu`` of it over x >= 0, ``clipped`` over 0 <= x <= 1.
 #: ``hard`` expands: it is the map of tau^2 / 2 times the number of nonzeros, which is not convex.
 ACTIVATIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "soft": lambda u, tau: u - jnp.clip(u, -tau, tau),
