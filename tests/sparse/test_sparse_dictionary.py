@@ -106,6 +106,7 @@ def test_a_tight_frame_of_one_column_more_has_the_least_coherence():
 @pytest.mark.parametrize(
     "dictionary",
     [sparse.convolution(kernel(6, 5, 2, 3), 25, s) for s in (1, 2, 4, 5)]
+    + [sparse.convolution(kernel(7, 5, 1, 1), 25, s) for s in (1, 2, 4)]  # one atom: with itself, further on
     + [sparse.convolution(kernel(7, 3, 4, 1, 2), (9, 12), (2, 4))],
 )
 def test_coherence_is_that_of_all_pairs_of_atoms(dictionary):
