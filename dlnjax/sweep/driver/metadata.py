@@ -50,7 +50,9 @@ def annotate(out: Path | str, reported: Mapping[str, Results], *, everything: bo
       reported: shard -> what its cells say, of the shards that a run has just computed.
       everything: read the files of all other shards as well: an earlier run ended before it could do this.
     """
-    others = store.done(out) - reported.keys() if everything else ()
+    others: set[str] = set()
+    if everything:  # a file that is no shard of the manifest is nobody's result: reading the folder names it
+        others = store.done(out) & manifest.existing(out)["partition"].keys() - reported.keys()
     read = {name: results(store.read_shard(out, name, _COLUMNS)) for name in others}
     ordered = [part for _, part in sorted({**reported, **read}.items())]
     if ordered:

@@ -66,13 +66,16 @@ def run(
     Raises:
       manifest.ConfigChanged: the folder belongs to another config.
       user_functions.PartError: a user's functions are missing, or cannot be imported in other processes.
-      OSError: the disk is full or the folder cannot be written; what is complete stays complete.
+      OSError: the disk is full, the folder cannot be written, or was removed; what is complete stays complete.
       KeyboardInterrupt: Ctrl-C; SystemExit(143): SIGTERM. Leases are given back, complete shards stay.
     """
     user_functions.check(sweep, elsewhere=executor is not None)
     begin, out = time.monotonic(), Path(out)
     planner, work, listen = planner or plan.shards, work or task.Training(), listen or progress.unheard
-    with _terminable(), leases.Runner(out, lease=lease) as runner:
+    if not extend and store.done(out):
+        manifest.refuse_other(out, sweep)  # before anything of ours is in the folder
+    out.mkdir(parents=True, exist_ok=True)
+    with _terminable(), _while_there(out), leases.Runner(out, lease=lease) as runner:
         vacant = runner.alone() and not store.done(out)
         settled = manifest.settle(out, sweep, planner, extend=extend, vacant=vacant, metadata=metadata)
         _set_aside(out, runner, listen)
@@ -94,6 +97,17 @@ def run(
             outcome.seconds = time.monotonic() - begin
             listen("end", shards=outcome.shards, done=outcome.done, failed=len(outcome.failed))
     return outcome
+
+
+@contextmanager
+def _while_there(out: Path) -> Iterator[None]:
+    """Of a folder that was removed during the run it says so; nothing makes it again."""
+    try:
+        yield
+    except FileNotFoundError:
+        if out.is_dir():
+            raise
+        raise FileNotFoundError(f"{out}: removed while the run went on; it ends, and stays removed") from None
 
 
 @contextmanager
@@ -127,8 +141,9 @@ def _set_aside(out: Path, runner: leases.Runner, listen: progress.Progress) -> N
             continue
         if store.truncated(out, [name]):  # still so, now that nobody else is at it
             file = store.path(out, name)
-            file.rename(file.with_suffix(".damaged"))
-            listen("damaged", file=str(file))
+            with suppress(FileNotFoundError):  # another runner was quicker
+                file.rename(file.with_suffix(".damaged"))
+                listen("damaged", file=str(file))
         runner.release(name)
 
 

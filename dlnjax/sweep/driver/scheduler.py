@@ -106,6 +106,8 @@ class Scheduler:
         )  # fmt: skip
 
     def _failure(self, shard: Shard, error: Exception) -> None:
+        if not self._out.is_dir():
+            raise FileNotFoundError(f"{self._out}: removed while the run went on") from error
         verdict = self._retries.judge(shard.name, error)
         if verdict.again:
             self._listen("retry", shard=shard.name, reason=verdict.reason)

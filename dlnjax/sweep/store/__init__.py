@@ -1,5 +1,6 @@
 """The folder of a sweep: its manifest, one immutable file per shard, leases, checkpoints and failures."""
 
+from dlnjax.sweep.store.reading import read
 from dlnjax.sweep.store.shards import (
     SHARDS,
     counts,
@@ -7,7 +8,6 @@ from dlnjax.sweep.store.shards import (
     metadata,
     metadata_of,
     path,
-    read,
     read_shard,
     truncated,
     write,

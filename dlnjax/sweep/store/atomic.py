@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 #: Temporary files end so; nothing that ends so is ever read.
@@ -50,16 +52,28 @@ def publish(path: Path, write: Callable[[Path], None], *, flush: bool = True) ->
     return first
 
 
-def replace(path: Path, content: str | bytes) -> None:
+def replace(path: Path, content: str | bytes, *, flush: bool = True) -> None:
     """Gives ``path`` new content in one step: a reader sees the old file or the new one, never a part."""
+    with whole(path, flush=flush) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole(path: Path, *, flush: bool = True) -> Iterator[Path]:
+    """A temporary path for a file, or a folder, that gets the name ``path`` once the block has written it all.
+
+    Where the block raises, nothing of it stays and ``path`` is as it was. A folder cannot replace another one.
+    """
     temporary = _temporary(path)
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        _flush(temporary)
+        yield temporary
+        if flush:
+            _flush_all(temporary)
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
-    _flush(path.parent)
+        _remove(temporary)
+    if flush:
+        _flush(path.parent)
 
 
 def create(path: Path, content: str, *, flush: bool = True) -> bool:
@@ -90,6 +104,20 @@ def _link(temporary: Path, path: Path) -> bool:
             raise
         os.rename(temporary, path)
     return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):  # what ended the writing is what the caller is to hear of
+            path.unlink(missing_ok=True)
+
+
+def _flush_all(path: Path) -> None:
+    for inner in path.rglob("*") if path.is_dir() else ():
+        _flush(inner)
+    _flush(path)
 
 
 def _flush(path: Path) -> None:

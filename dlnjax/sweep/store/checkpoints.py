@@ -1,22 +1,21 @@
 """Checkpoints: a long shard keeps its state between chunks, so that a killed run resumes inside the shard.
 
-The state is a flat mapping of names to numpy arrays; it is written as ``.npz`` without pickle, replaces
-the one before in one step, and is removed when the shard is in the store. A state that is damaged, or that
-another version of the numbers left, counts as absent: the shard then starts over.
+The state is a flat mapping of names to numpy arrays; it is written as ``.npz`` without pickle, with a seal behind it
+(:mod:`dlnjax.sweep.store.seal`), replaces the one before in one step, and is removed when the shard is in the store.
+A state that is damaged, or that another version of the numbers left, counts as absent: the shard then starts over.
 """
 
 from __future__ import annotations
 
 import io
 import time
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dlnjax.sweep.store import atomic, provenance
+from dlnjax.sweep.store import atomic, provenance, seal
 
 FOLDER = "checkpoints"
 _STAMP = "__written_by__"
@@ -52,19 +51,18 @@ class Checkpoint:
         Raises:
           OSError: the disk is full; the state before is kept.
         """
-        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.parent.mkdir(exist_ok=True)  # its folder alone: a removed results folder stays removed
         content = io.BytesIO()
         arrays: dict[str, Any] = {_STAMP: np.array(_stamp()), **state}
         np.savez(content, **arrays)
-        atomic.replace(self.file, content.getvalue())
+        content.write(f"{seal.KEY} {seal.BLANK}".encode())
+        atomic.replace(self.file, seal.sealed(content.getvalue()))
         self._last = time.monotonic()
 
     def load(self) -> dict[str, np.ndarray] | None:
         """The state kept last, None if there is none that can be used."""
-        try:
-            with np.load(io.BytesIO(self.file.read_bytes()), allow_pickle=False) as file:
-                state = {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        state = _arrays(self.file)
+        if state is None:
             return None
         return state if str(state.pop(_STAMP, "")) == _stamp() else None
 
@@ -72,6 +70,23 @@ class Checkpoint:
         """Forgets the state: the shard is in the store."""
         for file in [self.file, *self.file.parent.glob(f"{self.file.stem}.*.npz")]:
             file.unlink(missing_ok=True)
+
+
+def damaged(file: Path) -> bool:
+    """Whether the file holds no state that was written so, whatever the versions."""
+    return _arrays(file) is None
+
+
+def _arrays(file: Path) -> dict[str, np.ndarray] | None:
+    """What a checkpoint's file holds; None if it is absent or damaged."""
+    try:
+        content = file.read_bytes()
+        if seal.is_right(content) is False:
+            return None
+        with np.load(io.BytesIO(content), allow_pickle=False) as opened:
+            return {name: opened[name] for name in opened.files}
+    except Exception:  # a file without a seal can be damaged in more ways than numpy has errors for
+        return None
 
 
 def _stamp() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from dlnjax.sweep.store import atomic
+from dlnjax.sweep.store import atomic, seal
 
 FOLDER = "failures"
 
@@ -14,7 +14,8 @@ def note(out: Path | str, shard: str, reason: str) -> None:
     """Keeps the reason of the last failure of ``shard``."""
     folder = Path(out) / FOLDER
     folder.mkdir(exist_ok=True)
-    atomic.replace(folder / f"{shard}.json", json.dumps({"shard": shard, "reason": reason}))
+    content = json.dumps({"shard": shard, "reason": reason, seal.KEY: seal.BLANK})
+    atomic.replace(folder / f"{shard}.json", seal.sealed(content.encode()))
 
 
 def forget(out: Path | str, shard: str) -> None:
@@ -23,11 +24,19 @@ def forget(out: Path | str, shard: str) -> None:
 
 
 def read(out: Path | str) -> dict[str, str]:
-    """shard -> reason."""
-    reasons = {}
-    for file in sorted((Path(out) / FOLDER).glob("*.json")):
-        try:
-            reasons[file.stem] = str(json.loads(file.read_text(encoding="utf-8"))["reason"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return reasons
+    """shard -> reason; of a damaged note, that it is damaged."""
+    files = sorted((Path(out) / FOLDER).glob("*.json"))
+    return {file.stem: _reason(file) or f"the note of why, {file}, is damaged" for file in files}
+
+
+def damaged(file: Path) -> bool:
+    """Whether a note is not what was written."""
+    return _reason(file) is None
+
+
+def _reason(file: Path) -> str | None:
+    try:
+        content = file.read_bytes()
+        return None if seal.is_right(content) is False else str(json.loads(content)["reason"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None

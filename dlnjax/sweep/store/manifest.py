@@ -2,23 +2,21 @@
 
 ``DIR/manifest.json`` is made by the first run and read by every later one: the partition in it, not what the
 planner would do today, says which cells a shard has. Later runs may only add to it: cells with ``--extend``,
-metadata (the device, scales) when a shard reports them. ``DIR/config.toml`` is the config in full.
+metadata (the device, scales) when a shard reports them. ``DIR/config.toml`` is the config in full. The manifest
+carries a seal and the config's hash, so that neither is believed once a byte of it has changed.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import platform
-import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from dlnjax.sweep.store import atomic, provenance
+from dlnjax.sweep.store import atomic, leases, manifest_fields, provenance, seal
 from dlnjax.sweep.store.protocols import Cell, Planner, Shard, Sweep
 
 #: Version of this file's layout.
@@ -26,13 +24,15 @@ MANIFEST_VERSION = 1
 #: Digits of a cell's key that the partition keeps.
 DIGITS = 16
 NAME, CONFIG = "manifest.json", "config.toml"
-# A lock file older than this on the waiting process's own clock belongs to a dead process.
-_LOCK_SECONDS = 10.0
 
 #: The content of a manifest: JSON values by key.
 Manifest: TypeAlias = dict[str, Any]
 #: shard -> first digits of its cells' keys, in order
 Partition = dict[str, list[str]]
+
+
+class Damaged(ValueError):
+    """The manifest's file is not one that dlnjax wrote so."""
 
 
 class ConfigChanged(ValueError):
@@ -54,16 +54,22 @@ def load(out: Path | str) -> Manifest | None:
     """The folder's manifest, None if it has none.
 
     Raises:
-      ValueError: it is not a manifest, or one of a newer version.
+      Damaged: it is not a manifest, or a byte or a field of it is wrong.
+      ValueError: the folder holds a campaign, or a sweep of a newer version.
     """
     file = Path(out) / NAME
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        raw = file.read_bytes().replace(b"\r\n", b"\n")
+        content = json.loads(raw)
         newer = content["manifest_version"] > MANIFEST_VERSION
     except FileNotFoundError:
+        if file.is_symlink():
+            raise Damaged(f"{file}: a link to a file that is not there") from None
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file}: not a manifest of dlnjax ({type(error).__name__}: {error})") from None
+    except (ValueError, KeyError, TypeError, RecursionError, IsADirectoryError) as error:
+        raise Damaged(f"{file}: not a manifest of dlnjax ({type(error).__name__}: {error})") from None
+    if seal.is_right(raw) is False:
+        raise Damaged(f"{file}: damaged or edited (its seal is broken); put back the one that a run wrote")
     if "campaign" in content:
         what = "its results are summary.csv, claims.csv and figures; a sweep needs another folder"
         raise ValueError(f"{file}: the folder holds the campaign {content['campaign']!r}: {what}")
@@ -71,6 +77,9 @@ def load(out: Path | str) -> Manifest | None:
         raise ValueError(
             f"{file}: version {content['manifest_version']}; this dlnjax reads up to {MANIFEST_VERSION}"
         )
+    if why := manifest_fields.wrong(content):
+        raise Damaged(f"{file}: not a manifest of dlnjax ({why})")
+    content.pop(seal.KEY, None)
     return content
 
 
@@ -80,11 +89,6 @@ def existing(out: Path | str) -> Manifest:
     if content is None:
         raise FileNotFoundError(f"{out}: no sweep there (no {NAME}); dlnjax run makes one")
     return content
-
-
-def cells(out: Path | str) -> list[str]:
-    """First :data:`DIGITS` of the keys of all cells the folder is to hold, in grid order, additions last."""
-    return (load(out) or {"cells": []})["cells"]
 
 
 def partition(manifest: Manifest) -> Partition:
@@ -141,11 +145,11 @@ def settle(
         if current is None:
             atomic.create(out / NAME, content)
         else:
-            atomic.replace(out / NAME, content)
+            _replace_unless_changed(out, current, content)
         current = _present(out)  # another runner may have been first: its word counts
     if current["config_hash"] != sweep.hash():
         current, planned = _changed(out, sweep, planner, extend)
-    _keep_config(out, sweep)
+    current = _keep_config(out, sweep, current)
     return Settled(current, {shard.name: shard for shard in planned})
 
 
@@ -176,7 +180,10 @@ def unfinished(settled: Settled, sweep: Sweep, planner: Planner, done: set[str])
 
 def annotate(out: Path | str, metadata: Mapping[str, Any]) -> None:
     """Adds metadata to the manifest; a value that is there stays, a list or table gains what it lacks."""
-    with _locked(Path(out)):
+    out = Path(out)
+    if not (out / NAME).exists():
+        return
+    with leases.lock(out) as lock:
         content = load(out)
         if content is None:
             return
@@ -188,7 +195,7 @@ def annotate(out: Path | str, metadata: Mapping[str, Any]) -> None:
                 content[key] = {**value, **content.get(key, {})}
             else:
                 content.setdefault(key, value)
-        atomic.replace(Path(out) / NAME, _dump(content))
+        _write(out, content, lock)
 
 
 def difference(old: str, new: str) -> list[str]:
@@ -208,13 +215,10 @@ def _present(out: Path) -> Manifest:
 
 def _changed(out: Path, sweep: Sweep, planner: Planner, extend: bool) -> tuple[Manifest, Sequence[Shard]]:
     """Refuses another config, or adds its new cells in shards of their own; old shards stay as they are."""
-    before = (out / CONFIG).read_text(encoding="utf-8") if (out / CONFIG).exists() else ""
-    lines = difference(before, sweep.to_toml())
+    lines = _lines(out, sweep)
     if not extend:
-        raise ConfigChanged(
-            f"{out} holds the results of another config; use another --out, or --extend to add cells:", lines
-        )
-    with _locked(out):
+        raise _other(out, lines)
+    with leases.lock(out) as lock:
         content = _present(out)
         known = set(content["cells"])
         keyed = keyed_cells(sweep)
@@ -227,8 +231,48 @@ def _changed(out: Path, sweep: Sweep, planner: Planner, extend: bool) -> tuple[M
             )
         shards = planner(sweep, [cell for key, cell in keyed.items() if key not in known])
         _add(content, sweep, shards)
-        atomic.replace(out / NAME, _dump(content))
+        _write(out, content, lock)
     return content, shards
+
+
+def refuse_other(out: Path | str, sweep: Sweep) -> None:
+    """A look at a folder before anything is written there.
+
+    Raises:
+      ConfigChanged: it holds another config. ValueError: or a campaign, or a manifest that is damaged.
+    """
+    out, content = Path(out), load(out)
+    if content is not None and content["config_hash"] != sweep.hash():
+        raise _other(out, _lines(out, sweep))
+
+
+def _other(out: Path, lines: Sequence[str]) -> ConfigChanged:
+    return ConfigChanged(
+        f"{out} holds the results of another config; use another --out, or --extend to add cells:", lines
+    )
+
+
+def _lines(out: Path, sweep: Sweep) -> list[str]:
+    """What differs between the folder's config and this one, as far as the folder's can be read."""
+    try:
+        return difference((out / CONFIG).read_text(encoding="utf-8"), sweep.to_toml())
+    except (OSError, ValueError):
+        return [f"  {out / CONFIG}: missing or damaged, so that what differs cannot be said"]
+
+
+def _write(out: Path, content: Manifest, lock: leases.Runner) -> None:
+    """Replaces the manifest, if its lock is still ours."""
+    text = _dump(content)
+    leases.keeps(lock)
+    atomic.replace(out / NAME, text)
+
+
+def _replace_unless_changed(out: Path, before: Manifest, text: str) -> None:
+    """Replaces a manifest that binds nobody, unless another runner has settled or extended it meanwhile."""
+    with leases.lock(out) as lock:
+        if load(out) == before:
+            leases.keeps(lock)
+            atomic.replace(out / NAME, text)
 
 
 def _add(content: Manifest, sweep: Sweep, shards: Sequence[Shard]) -> None:
@@ -242,6 +286,7 @@ def _add(content: Manifest, sweep: Sweep, shards: Sequence[Shard]) -> None:
     place = {key: i for i, key in enumerate(content["cells"])}
     content["partition"].update({name: [place[key] for key in keys] for name, keys in members.items()})
     content["config_hash"] = sweep.hash()
+    content["config_sha256"] = manifest_fields.config_digest(sweep.to_toml())
     content["num_cells"], content["num_shards"] = len(content["cells"]), len(content["partition"])
     content["history"].append(
         {"config_hash": sweep.hash(), "cells": len(content["cells"]), "date": provenance.today()}
@@ -253,6 +298,7 @@ def _new(sweep: Sweep, shards: Sequence[Shard], metadata: Mapping[str, Any]) -> 
         "manifest_version": MANIFEST_VERSION,
         "study": sweep.study,
         "config_hash": "",
+        "config_sha256": "",
         "precision": sweep.precision,
         "versions": provenance.versions(),
         "machine": platform.machine(),
@@ -268,23 +314,40 @@ def _new(sweep: Sweep, shards: Sequence[Shard], metadata: Mapping[str, Any]) -> 
     return content
 
 
-def _keep_config(out: Path, sweep: Sweep) -> None:
-    """Writes the config that the manifest names, where a killed runner did not get to it."""
-    text = sweep.to_toml()
-    file = out / CONFIG
-    if not file.exists() or file.read_text(encoding="utf-8") != text:
+def _keep_config(out: Path, sweep: Sweep, current: Manifest) -> Manifest:
+    """Writes the config that the manifest names, where a killed runner did not get to it or its wording changed.
+
+    A runner that was slow to start leaves the config of an extension, made meanwhile, as it is.
+    """
+    text, file = sweep.to_toml(), out / CONFIG
+    named = {"config_sha256": manifest_fields.config_digest(text)}
+    if named.items() <= current.items() and manifest_fields.config_damage(file, named) is None:
+        return current
+    with leases.lock(out) as lock:
+        content = _present(out)
+        if content["config_hash"] != sweep.hash():
+            return current
+        if not named.items() <= content.items():
+            content |= named
+            _write(out, content, lock)
+        leases.keeps(lock)
         atomic.replace(file, text)
+    return content
 
 
 def _dump(content: Manifest) -> str:
     """JSON with a line a key and a line a shard, so that a difference between two manifests can be read."""
     lines = [
-        f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in content.items() if key != "partition"
+        f"  {json.dumps(key)}: {json.dumps(value)},"
+        for key, value in content.items()
+        if key not in ("partition", seal.KEY)
     ]
     shards = ",\n".join(
         f"    {json.dumps(name)}: {json.dumps(at)}" for name, at in content["partition"].items()
     )
-    return "\n".join(["{", *lines, '  "partition": {', shards, "  }", "}", ""])
+    mark = f'  "{seal.KEY}": "{seal.BLANK}"'
+    text = "\n".join(["{", *lines, '  "partition": {', shards, "  },", mark, "}", ""])
+    return seal.sealed(text.encode()).decode()
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -297,25 +360,3 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(inner, f"{prefix}.{i}")
     else:
         yield prefix, value
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """One changer of the manifest at a time; a dead one's lock is broken after :data:`_LOCK_SECONDS`."""
-    lock = out / f".{NAME}.lock"
-    mine = f"{platform.node()} {os.getpid()} {time.monotonic_ns()}"
-    since, holder = time.monotonic(), ""
-    while not atomic.create(lock, mine, flush=False):
-        try:
-            now = lock.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            continue
-        if now != holder:
-            since, holder = time.monotonic(), now
-        elif time.monotonic() - since > _LOCK_SECONDS:
-            lock.unlink(missing_ok=True)
-        time.sleep(0.02)
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)

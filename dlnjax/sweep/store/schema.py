@@ -5,6 +5,7 @@ The coordinates of a cell come from the declarations of the options (``sweep.con
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import get_type_hints
@@ -148,7 +149,12 @@ def upgrade(shard: pa.Table, file: Path, columns: Collection[str] | None = None)
     Raises:
       ValueError: the file is of a newer version.
     """
-    version = int((shard.schema.metadata or {}).get(b"schema_version", b"1"))
+    word = (shard.schema.metadata or {}).get(b"schema_version", b"1")
+    if not re.fullmatch(rb"[1-9]\d{0,8}|0", word):
+        raise ValueError(
+            f"{file}: damaged (schema version {word!r}); delete it and run the same command again"
+        )
+    version = int(word)
     if version > SCHEMA_VERSION:
         raise ValueError(
             f"{file}: schema version {version}, this dlnjax reads up to {SCHEMA_VERSION}; install a newer one"

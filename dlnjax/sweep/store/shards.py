@@ -2,8 +2,8 @@
 
 ``DIR/shards/<name>.parquet`` holds a shard; the name is a hash of its cells and of what changes their
 numbers, so that a file is either the right one or another one, and "done" is the file's existence. Files
-come into being whole (:mod:`dlnjax.sweep.store.atomic`) and never change. Which shards a folder is to hold is
-fixed by its manifest (:mod:`dlnjax.sweep.store.manifest`).
+come into being whole (:mod:`dlnjax.sweep.store.atomic`), sealed (:mod:`dlnjax.sweep.store.seal`), and never
+change. Which shards a folder is to hold is fixed by its manifest (:mod:`dlnjax.sweep.store.manifest`).
 
 Rows carry the cell's coordinates, its status with the reason, scalars, and four curves as lists of one
 fixed length. Units are in each field's metadata, versions in the file's.
@@ -12,22 +12,24 @@ fixed length. Units are in each field's metadata, versions in the file's.
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dlnjax.sweep.store import atomic, manifest, provenance, schema
+from dlnjax.sweep.store import atomic, provenance, schema, seal
 
 #: Folder of the shards inside a sweep's folder.
 SHARDS = "shards"
 _NAME = re.compile(r"[0-9a-f]{16}")
 _MAGIC = b"PAR1"
-# Key of the hash of a file's values in its metadata: page checksums alone do not cover every byte.
+# Key of the hash of a file's values in the metadata of versions that put no seal on the file.
 _DIGEST = "values_sha256"
 # Key of the numbers of cells by status, written so that they can be found in the bytes of a file's end.
 _COUNTS = "status_counts"
@@ -47,7 +49,7 @@ def write(out: Path | str, name: str, shard: pa.Table) -> bool:
     """Adds a shard to the store, once.
 
     Args:
-      out: the sweep's folder; made if absent.
+      out: the sweep's folder.
       name: from ``plan.shard_name``.
       shard: from ``schema.table``; its schema's metadata are kept (device, compile_seconds, numbers, ...).
 
@@ -58,8 +60,8 @@ def write(out: Path | str, name: str, shard: pa.Table) -> bool:
       OSError: the disk is full or the folder cannot be written; the store is unchanged.
     """
     final = path(out, name)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    added = {**_versions(), _COUNTS: _counts(shard), _DIGEST: _digest(shard)}
+    final.parent.mkdir(exist_ok=True)  # the shards' folder alone: a removed results folder stays removed
+    added = {**_versions(), _COUNTS: _counts(shard), seal.KEY: seal.BLANK}
     whole = shard.replace_schema_metadata({**metadata_of(shard), **added})
     return atomic.publish(final, lambda temporary: _write(whole, temporary))
 
@@ -78,54 +80,59 @@ def truncated(out: Path | str, names: Iterable[str]) -> list[str]:
     return [name for name in names if not _ends_well(path(out, name))]
 
 
-def read(out: Path | str, columns: Sequence[str] | None = None) -> pa.Table:
-    """All results so far, one row a cell, in the order of the manifest's cells.
-
-    Args:
-      out: the sweep's folder.
-      columns: those to read, all but weights if None.
-
-    Raises:
-      FileNotFoundError: no results there.
-      ValueError: a file is damaged (named) or of a newer schema, or the folder holds a campaign.
-    """
-    names = sorted(done(out))
-    if not names:
-        config = Path(out) / manifest.CONFIG  # a campaign's folder is told apart by load
-        there = config if manifest.load(out) is not None and config.exists() else None
-        why = "no results" if there is None else "no results, only what a repository keeps of them"
-        raise FileNotFoundError(f"{out}: {why}; start them with: dlnjax run {there or 'CONFIG'} --out {out}")
-    wanted = None if columns is None else list(dict.fromkeys([*columns, "cell"]))
-    tables = [_without_weights(read_shard(out, name, wanted)) for name in names]
-    whole = _ordered(pa.concat_tables(tables, promote_options="default"), out)
-    return whole if columns is None else whole.select(list(columns))
-
-
 def read_shard(out: Path | str, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """One shard, of the current schema version; read in full, every value is checked.
+    """One shard, of the current schema version; every byte of its file is checked, whatever the columns.
 
     Raises:
       ValueError: the file is damaged, or written by a newer dlnjax.
     """
-    file = path(out, name)
-    try:
+    return read_with_metadata(path(out, name), columns)[0]
+
+
+def read_with_metadata(file: Path, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, str]]:
+    """:func:`read_shard` of a file, and what it says about itself."""
+    with _opened(file) as opened:
+        said = _decoded(opened.schema_arrow.metadata)
+        old = seal.KEY not in said and _DIGEST in said  # its values are checked as a whole, or not at all
         names = None if columns is None else list(columns)
-        with pq.ParquetFile(file, page_checksum_verification=True) as opened:
-            shard = opened.read(columns=names)
+        present = opened.schema_arrow.names
+        shard = opened.read(columns=None if old or names is None else [n for n in names if n in present])
+        if old and said[_DIGEST] != _digest(shard):
+            raise ValueError(_DAMAGED.format(file, "its values are not those that were written"))
+        if old and names is not None:
+            shard = shard.select([name for name in present if name in names])
+    return schema.upgrade(shard, file, names), said
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[pq.ParquetFile]:
+    """A shard's file whose seal is right; what goes wrong inside the block is damage too."""
+    try:
+        content = file.read_bytes()
+        if seal.is_right(content) is False:
+            raise ValueError(_DAMAGED.format(file, "a byte of it has changed"))
+        with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as opened:
+            yield opened
     except FileNotFoundError:
-        raise
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        if not file.is_symlink():
+            raise
+        raise ValueError(_DAMAGED.format(file, "a link to a file that is not there")) from None
+    except (OSError, pa.ArrowException, UnicodeDecodeError, MemoryError, OverflowError, LookupError) as error:
         raise ValueError(_DAMAGED.format(file, _first_line(error))) from None
-    digest = metadata_of(shard).get(_DIGEST)
-    if columns is None and digest not in (None, _digest(shard)):
-        raise ValueError(_DAMAGED.format(file, "its values are not those that were written"))
-    return schema.upgrade(shard, file, names)
 
 
 def metadata(out: Path | str, name: str) -> dict[str, str]:
-    """What a shard's file says about itself: versions, device, seconds; reads no rows."""
-    raw = pq.read_schema(path(out, name)).metadata or {}
-    return {key.decode(): value.decode() for key, value in raw.items() if not key.startswith(b"ARROW")}
+    """What a shard's file says about itself: versions, device, seconds; every byte is checked, no row made.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    with _opened(path(out, name)) as opened:
+        return _decoded(opened.schema_arrow.metadata)
+
+
+def _decoded(raw: Mapping[bytes, bytes] | None) -> dict[str, str]:
+    return {k.decode(): v.decode() for k, v in (raw or {}).items() if not k.startswith(b"ARROW")}
 
 
 def counts(out: Path | str, name: str) -> dict[str, int] | None:
@@ -140,7 +147,7 @@ def counts(out: Path | str, name: str) -> dict[str, int] | None:
     if match is None:
         return None
     pairs = (entry.split("=") for entry in match[1].decode().split(";") if entry)
-    return {status: int(number) for status, number in pairs}
+    return {status: int(number[:15]) for status, number in pairs}
 
 
 def _counts(shard: pa.Table) -> str:
@@ -161,11 +168,9 @@ def _write(shard: pa.Table, file: Path) -> None:
         "use_dictionary": [*others, f"{step}.list.element"],
         "use_byte_stream_split": [f"{name}.list.element" for name in distinct],
     }
-    pq.write_table(shard, file, compression="zstd", write_page_checksum=True, **columns)
-
-
-def _without_weights(shard: pa.Table) -> pa.Table:
-    return shard.select([name for name in shard.column_names if not name.startswith(schema.PARAMS)])
+    content = io.BytesIO()
+    pq.write_table(shard, content, compression="zstd", write_page_checksum=True, **columns)
+    file.write_bytes(seal.sealed(content.getvalue()))
 
 
 def _versions() -> dict[str, str]:
@@ -196,23 +201,20 @@ def _digest(shard: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def _ordered(whole: pa.Table, out: Path | str) -> pa.Table:
-    order = {key: i for i, key in enumerate(manifest.cells(out))}
-    if not order:
-        return whole
-    last = len(order)
-    places = [order.get(key[: manifest.DIGITS], last) for key in whole["cell"].to_pylist()]
-    return whole.take(pa.array(sorted(range(len(places)), key=places.__getitem__), pa.int64()))
-
-
 def _ends_well(file: Path) -> bool:
-    with file.open("rb") as handle:
-        start = handle.read(4)
-        size = handle.seek(0, 2)
-        if size < 12:
-            return False
-        handle.seek(-8, 2)
-        tail = handle.read(8)
+    """Whether a file has its two ends; a file that another runner has just moved away is nobody's damage."""
+    try:
+        with file.open("rb") as handle:
+            start = handle.read(4)
+            size = handle.seek(0, 2)
+            if size < 12:
+                return False
+            handle.seek(-8, 2)
+            tail = handle.read(8)
+    except FileNotFoundError:
+        return not file.is_symlink()
+    except IsADirectoryError:
+        return False
     return start == _MAGIC and tail[4:] == _MAGIC and int.from_bytes(tail[:4], "little") <= size - 12
 
 

@@ -8,14 +8,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from dlnjax.sweep import plan, store
-from dlnjax.sweep.store import atomic, failures, leases, manifest, schema
+from dlnjax.sweep import store
+from dlnjax.sweep.store import (
+    atomic,
+    checkpoints,
+    failures,
+    leases,
+    manifest,
+    manifest_fields,
+    reading,
+    schema,
+    shards,
+)
 
 STATUSES = ("converged", "out_of_steps", "diverged", "failed")
 
@@ -27,6 +37,7 @@ class Verdict:
     Attributes:
       shards, done, cells: shards the folder is to hold, sound ones it holds, and cells in those.
       damage: one line for every broken promise, with the file's name; empty if all is well.
+      notes: what is no damage but worth knowing: shards by another version of the package.
       leftovers: files that dead runners left, or that runners are writing now; harmless.
     """
 
@@ -34,6 +45,7 @@ class Verdict:
     done: int = 0
     cells: int = 0
     damage: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
 
     @property
@@ -45,7 +57,12 @@ class Verdict:
         word = "sound" if self.sound else f"DAMAGED in {len(self.damage)} places"
         head = f"{word}: {self.done} of {self.shards} shards complete, {self.cells} cells, each exactly once"
         tail = [f"left behind (harmless): {len(self.leftovers)} files"] if self.leftovers else []
-        return [head if self.sound else head.removesuffix(", each exactly once"), *self.damage, *tail]
+        return [
+            head if self.sound else head.removesuffix(", each exactly once"),
+            *self.damage,
+            *self.notes,
+            *tail,
+        ]
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,7 @@ class Status:
       cells: cells it is to hold; by_status: how many of the done ones ended how.
       running: shards that living runners have a lease on; runners: those.
       failed: shard -> why it could not be computed the last time.
+      damage: why nothing else can be said: the manifest cannot be believed.
     """
 
     shards: int
@@ -66,9 +84,12 @@ class Status:
     running: int
     runners: int
     failed: dict[str, str]
+    damage: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The status in words."""
+        if self.damage:
+            return ["DAMAGED; how far it is cannot be said", *self.damage]
         counts = ", ".join(f"{n} {name}" for name, n in self.by_status.items() if n) or "none"
         now = f"; {self.running} running at {self.runners} runners" if self.runners else ""
         head = f"{self.done} of {self.shards} shards complete{now}"
@@ -86,27 +107,37 @@ def verify(out: Path | str) -> Verdict:
     """
     out = Path(out)
     verdict = Verdict()
-    content = manifest.existing(out)
+    verdict.damage += [*_dangling(out), *_small_damage(out)]
+    try:
+        content = _content(out)
+    except (manifest.Damaged, OSError) as error:
+        if isinstance(error, FileNotFoundError) and not store.done(out):
+            raise
+        verdict.damage.append(_line(out / manifest.NAME, error))
+        return verdict
     partition = manifest.partition(content)
     verdict.shards = len(partition)
-    verdict.leftovers = [str(path.relative_to(out)) for path in _leftovers(out, partition)]
-    if not (out / manifest.CONFIG).exists():
-        verdict.damage.append(f"{out / manifest.CONFIG}: missing; the next run of the same command writes it")
-    verdict.damage += _partition_errors(out, content)
+    verdict.leftovers = [str(path.relative_to(out)) for path in _leftovers(out)]
+    if why := manifest_fields.config_damage(out / manifest.CONFIG, content):
+        verdict.damage.append(why)
     seen: Counter[str] = Counter()
     kinds: set[pa.DataType] = set()
+    versions: dict[str, str] = {}
     for name in sorted(store.done(out)):
+        file = store.path(out, name)
         try:
-            shard = store.read_shard(out, name)
-        except ValueError as error:
-            verdict.damage.append(str(error))
+            shard, said = shards.read_with_metadata(file)
+        except (ValueError, OSError) as error:
+            verdict.damage.append(_line(file, error))
             continue
-        errors = list(_shard_errors(out, name, shard, partition.get(name)))
-        verdict.damage += [f"{store.path(out, name)}: {error}" for error in errors]
+        errors = [*reading.strange(name, shard, said, partition), *_shard_errors(shard)]
+        verdict.damage += [f"{file}: {error}" for error in errors]
         if not errors:
             seen.update(shard["cell"].to_pylist())
             kinds.add(shard.schema.field("curve_step").type)
+            versions[name] = said.get("dlnjax_version", "")
             verdict.done += 1
+    verdict.notes = reading.other_versions(out, content, versions)
     verdict.cells = len(seen)
     verdict.damage += [f"{out}: cell {key} is there {n} times" for key, n in seen.items() if n > 1]
     if len(kinds) > 1:
@@ -120,11 +151,16 @@ def status(out: Path | str) -> Status:
     Raises:
       FileNotFoundError: no sweep there.
     """
-    content = manifest.existing(out)
+    try:
+        content = _content(Path(out))
+    except (manifest.Damaged, OSError) as error:
+        if isinstance(error, FileNotFoundError) and not store.done(out):
+            raise
+        return Status(0, 0, 0, {}, 0, 0, {}, damage=(_line(Path(out) / manifest.NAME, error),))
     done = store.done(out) & content["partition"].keys()
     counts: Counter[str] = Counter()
     for name in done:
-        counts.update(store.counts(out, name) or _statuses(store.path(out, name)))
+        counts.update(_counts(Path(out), name))
     watch = leases.Runner(out)
     runners = [runner for runner in leases.runners(out) if watch.alive(runner)]
     return Status(
@@ -138,43 +174,66 @@ def status(out: Path | str) -> Status:
     )
 
 
-def _statuses(file: Path) -> list[str]:
+def _content(out: Path) -> manifest.Manifest:
+    """The manifest; where it is missing but shards are there, that is said."""
     try:
-        with pq.ParquetFile(file) as opened:
-            return opened.read(columns=["status"])["status"].to_pylist()
-    except (OSError, pa.ArrowException):
-        return ["unreadable"]
+        return manifest.existing(out)
+    except FileNotFoundError:
+        if not store.done(out):
+            raise
+        raise manifest.Damaged(
+            f"{out / manifest.NAME}: missing, but shards are there; the next run of the same command writes it"
+        ) from None
 
 
-def _partition_errors(out: Path, content: manifest.Manifest) -> Iterator[str]:
-    """Every cell of the manifest in exactly one shard."""
-    places = Counter(place for at in content["partition"].values() for place in at)
-    wrong = [key for i, key in enumerate(content["cells"]) if places.pop(i, 0) != 1]
-    if wrong or places:
-        yield f"{out / manifest.NAME}: {len(wrong) + len(places)} cells are not in exactly one shard"
-    if len(set(content["cells"])) != len(content["cells"]):
-        yield f"{out / manifest.NAME}: a cell is named twice"
+def _counts(out: Path, name: str) -> Counter[str]:
+    """Cells of a shard by status, from its end, or from its rows where that says nothing or the unknown."""
+    with suppress(OSError):
+        counts = store.counts(out, name)
+        if counts is not None and counts.keys() <= set(STATUSES):
+            return Counter(counts)
+    try:
+        return Counter(store.read_shard(out, name, ["status"])["status"].to_pylist())
+    except (OSError, ValueError):
+        return Counter(["unreadable"])
 
 
-def _shard_errors(out: Path, name: str, shard: pa.Table, keys: list[str] | None) -> Iterator[str]:
-    cells = shard["cell"].to_pylist() if "cell" in shard.column_names else []
-    numbers = store.metadata(out, name).get("numbers", "")
-    if keys is None:
-        yield "no shard of the manifest"
-    elif [key[: manifest.DIGITS] for key in cells] != keys:
-        yield "its cells are not those of the manifest"
-    if plan.shard_name(cells, numbers) != name:
-        yield "its name is not the hash of its cells"
+def _line(file: Path, error: Exception) -> str:
+    """An error as a line that begins with the file's name."""
+    said = str(error) or type(error).__name__
+    return said if said.startswith(str(file)) else f"{file}: {said}"
+
+
+def _shard_errors(shard: pa.Table) -> Iterator[str]:
     missing = [column for column in schema.arrow_schema(1).names if column not in shard.column_names]
     if missing:
         yield f"columns missing: {', '.join(missing)}"
         return
     wrong = set(shard["status"].to_pylist()) - set(STATUSES)
     if wrong:
-        yield f"status {sorted(wrong)}; it is one of {', '.join(STATUSES)}"
+        yield f"status {sorted(map(str, wrong))}; it is one of {', '.join(STATUSES)}"
 
 
-def _leftovers(out: Path, partition: manifest.Partition) -> list[Path]:
+def _small_damage(out: Path) -> Iterator[str]:
+    """Checkpoints, notes of failures, leases and heartbeats that are not what was written."""
+    yield from leases.damage(out)
+    for file in sorted((out / checkpoints.FOLDER).glob("*.npz")):
+        if checkpoints.damaged(file) and file.exists():  # a run may just have cleared it
+            yield f"{file}: damaged; it counts as absent, and its shard starts over"
+    for file in sorted((out / failures.FOLDER).glob("*.json")):
+        if failures.damaged(file) and file.exists():
+            yield f"{file}: damaged; the next run of the same command replaces it"
+
+
+def _dangling(out: Path) -> Iterator[str]:
+    """Links to nowhere; those in the place of a shard, the manifest or the config are named where these are read."""
+    read = {out / manifest.NAME, out / manifest.CONFIG, *(store.path(out, name) for name in store.done(out))}
+    for file in sorted(out.rglob("*")):
+        if file.is_symlink() and not file.exists() and file not in read:
+            yield f"{file}: a link to a file that is not there; delete it"
+
+
+def _leftovers(out: Path) -> list[Path]:
     """Temporary and damaged files, leases and heartbeats of the dead, checkpoints of shards that are done."""
     done = store.done(out)
     files = set(atomic.leftovers(out)) | set((out / store.SHARDS).glob("*.damaged"))
@@ -182,4 +241,6 @@ def _leftovers(out: Path, partition: manifest.Partition) -> list[Path]:
     watch = leases.Runner(out)
     files |= {watch.folder / f"{name}.beat" for name in leases.runners(out) if not watch.alive(name)}
     files |= {path for path in watch.folder.glob("*.[0-9]*") if path.name.split(".")[0] in done}
+    lock = leases.Runner(out, suffix=leases.LOCK_BEAT)
+    files |= {lock.folder / f"{name}{leases.LOCK_BEAT}" for name in lock.dead()}
     return sorted(files)
