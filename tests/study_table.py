@@ -6,12 +6,13 @@ the studies: sigma = (1, .8, .6, .4), kappa^2 = 6.25, q = .64).
 
 import hashlib
 import math
+from types import SimpleNamespace
 
 import numpy as np
 
 from dlnjax.sweep import plan, store
 from dlnjax.sweep.config import loading
-from dlnjax.sweep.store import schema
+from dlnjax.sweep.store import manifest, schema
 
 RECORDS = 128
 _LEAST, _Q = 0.16, 0.64
@@ -113,8 +114,23 @@ def table(rows, records=RECORDS):
 
 def write(out, rows, records=RECORDS):
     """The rows as a folder that ``analysis.write`` reads."""
+    out.mkdir(parents=True, exist_ok=True)
     store.write(out, plan.shard_name([row["cell"] for row in rows]), table(rows, records))
     return out
+
+
+def settle(out, rows, config, **metadata):
+    """The manifest and the config of a folder of these rows."""
+    name = plan.shard_name([row["cell"] for row in rows])
+    sweep = SimpleNamespace(
+        study=rows[0]["study"],
+        precision=rows[0]["precision"],
+        hash=lambda: hashlib.sha256(config.encode()).hexdigest(),
+        to_toml=lambda: config,
+        cells=lambda: rows,
+        key=lambda row: row["cell"],
+    )
+    manifest.settle(out, sweep, lambda *_: [SimpleNamespace(name=name, cells=rows)], metadata=metadata)
 
 
 def _curves(steps, distance):

@@ -107,11 +107,18 @@ def config(out: Path | str) -> Sweep | None:
 
     Raises:
       SpecError: the file is not a sweep's config.
+      ValueError: it is not the config that the folder's manifest names: it was edited, or is of before an extension.
     """
     from dlnjax.sweep.config import loading
+    from dlnjax.sweep.store import manifest, manifest_fields
 
-    path = Path(out) / "config.toml"
-    return loading.load(path, check_data=False) if path.exists() else None
+    path = Path(out) / manifest.CONFIG
+    if not path.exists():
+        return None
+    content = manifest.load(out)
+    if content is not None and (why := manifest_fields.config_damage(path, content)):
+        raise ValueError(why)
+    return loading.load(path, check_data=False)
 
 
 def _outputs(problem: Problem) -> int | None:
@@ -124,7 +131,9 @@ def _keep(path: Path, content: str | None) -> Path | None:
     if content is None:
         path.unlink(missing_ok=True)
         return None
-    path.write_text(content, encoding="utf-8", newline="\n")
+    from dlnjax.sweep.store import atomic
+
+    atomic.replace(path, content)
     return path
 
 

@@ -93,12 +93,16 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
 
 @styled
 def save(figure: Figure, path: Path | str) -> list[Path]:
-    """Write ``path.png`` (300 dpi) and ``path.svg`` (text as text); no dates, no random names inside."""
+    """Write ``path.png`` (300 dpi) and ``path.svg`` (text as text), whole or not; no dates, no random names inside."""
+    from dlnjax.sweep.store import atomic
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     png, svg = path.with_suffix(".png"), path.with_suffix(".svg")
-    figure.savefig(png, dpi=300, metadata={"Software": None})
-    figure.savefig(svg, metadata={"Date": None, "Creator": None})
+    with atomic.whole(png) as temporary:
+        figure.savefig(temporary, format="png", dpi=300, metadata={"Software": None})
+    with atomic.whole(svg) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
     return [png, svg]
 
 

@@ -107,16 +107,30 @@ def split(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
     return [r for r in rows if r["step_rule"] != "edge"], [r for r in rows if r["step_rule"] == "edge"]
 
 
-def to_csv(rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> str:
-    """Rows as CSV text: full precision, an empty field where a thing does not apply; parts where some cell has them."""
+def to_csv(rows: Sequence[Row], columns: Sequence[str] = COLUMNS, *, for_spreadsheets: bool = False) -> str:
+    """Rows as CSV text: full precision, an empty field where a thing does not apply; parts where some cell has them.
+
+    ``for_spreadsheets`` puts a ``'`` before text that a spreadsheet would take for a formula.
+    """
     parts = [n for n, plain in PARTS.items() if any(row.get(n, plain) != plain for row in rows)]
     parts += [n for n in ("engine_gap", *ACCURACIES) if any(row.get(n) is not None for row in rows)]
     columns = [*columns, *(name for name in parts if name not in columns)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([["" if row.get(c) is None else row[c] for c in columns] for row in rows])
+    fields = [["" if row.get(c) is None else row[c] for c in columns] for row in rows]
+    if for_spreadsheets:
+        fields = [[_quoted(field) for field in line] for line in fields]
+    writer.writerows(fields)
     return text.getvalue()
+
+
+def _quoted(field: Any) -> Any:
+    return (
+        f"'{field}"
+        if isinstance(field, str) and field.startswith(("=", "+", "-", "@", "\t", "\r"))
+        else field
+    )
 
 
 def read_csv(path: Path | str) -> list[Row]:

@@ -34,12 +34,13 @@ def write(out: Path | str) -> Written:
       ImportError: matplotlib is absent; install ``dlnjax[study]``.
     """
     from dlnjax.campaigns import figures
+    from dlnjax.sweep.store import atomic
 
     out = Path(out)
     rows, manifest = read(out)
     claims = check(rows, manifest)
     path = out / "claims.csv"
-    path.write_text(tables.to_csv(to_rows(claims), Claim._fields), encoding="utf-8", newline="\n")
+    atomic.replace(path, tables.to_csv(to_rows(claims), Claim._fields))
     paths = [out / "summary.csv", path, *figures.write(out / "figures", manifest["campaign"], rows)]
     listed = "\n".join(["Files", *(f"  {p}" for p in paths)])
     return Written(paths, "\n\n".join([text.render(text.claims_table(claims)), _answer(claims), listed]))

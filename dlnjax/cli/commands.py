@@ -100,12 +100,12 @@ def _campaign(document: Document, args: argparse.Namespace) -> int:
 
 
 def status(args: argparse.Namespace) -> int:
-    """How far a sweep is; 1 if cells or shards of it failed."""
+    """How far a sweep is; 1 if cells or shards of it failed, or its manifest is damaged."""
     from dlnjax.sweep.store import verify as checks
 
     state = checks.status(args.out)
     print(f"{args.out}: " + "\n  ".join(state.lines()))
-    return int(bool(state.failed) or state.by_status.get("failed", 0) > 0)
+    return int(bool(state.damage) or bool(state.failed) or state.by_status.get("failed", 0) > 0)
 
 
 def verify(args: argparse.Namespace) -> int:
@@ -132,11 +132,15 @@ def export(args: argparse.Namespace) -> int:
         raise FileExistsError(f"{target}: is there already; remove it or give another --output")
     rows = import_module("dlnjax.analysis").measured(args.out)
     tables = import_module("dlnjax.analysis.tables")
-    if args.to == "csv":
-        target.write_text(tables.to_csv(rows), encoding="utf-8", newline="\n")
-    else:
-        data = tables.to_xarray(rows)
-        data.to_netcdf(target) if args.to == "netcdf" else data.to_zarr(target, zarr_format=2)
+    atomic = import_module("dlnjax.sweep.store.atomic")
+    with atomic.whole(
+        target
+    ) as temporary:  # a full disk leaves no part of it, which would be in the way of the next
+        if args.to == "csv":
+            temporary.write_bytes(tables.to_csv(rows, for_spreadsheets=True).encode())
+        else:
+            data = tables.to_xarray(rows)
+            data.to_netcdf(temporary) if args.to == "netcdf" else data.to_zarr(temporary, zarr_format=2)
     print(f"{target}: {len(rows)} cells")
     return 0
 

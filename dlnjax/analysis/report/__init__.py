@@ -71,7 +71,7 @@ CAPTIONS = {
     ),
 }
 # Long lists of the manifest, of no use to a reader.
-_HIDDEN = ("cells", "partition", "history", "manifest_version", "scales")
+_HIDDEN = ("cells", "partition", "history", "manifest_version", "scales", "config_sha256")
 
 
 class Report(NamedTuple):
@@ -127,10 +127,11 @@ def write(out: Path | str, format: str = "html", *, interactive: bool | None = N
     if interactive and format != "html":
         raise ValueError(f"format {format!r} cannot be interactive; choose html")
     from dlnjax.analysis.report import page
+    from dlnjax.sweep.store import atomic
 
     path = Path(out) / f"report.{format}"
     render = {"html": page.html, "md": page.markdown}[format]
-    path.write_text(render(gather(out, interactive=interactive)), encoding="utf-8", newline="\n")
+    atomic.replace(path, render(gather(out, interactive=interactive)))
     return path
 
 
@@ -150,7 +151,7 @@ def gather(out: Path | str, *, interactive: bool = False) -> Report:
         figures=_figures(out / "figures"),
         outside=text.outside_list(outside, rows).splitlines(),
         config=_text(out / "config.toml"),
-        facts=[*_counts(rows), *_facts(out / "manifest.json")],
+        facts=[*_counts(rows), *_facts(out)],
         commands=[f"dlnjax run config.toml --out {study}", f"dlnjax report {study}"],
         live=_live(rows) if interactive else "",
     )
@@ -174,13 +175,12 @@ def _counts(rows: list[tables.Row]) -> list[tuple[str, str]]:
     return [("cells", f"{len(rows)} ({counted})")]
 
 
-def _facts(path: Path) -> list[tuple[str, str]]:
+def _facts(out: Path) -> list[tuple[str, str]]:
     """The manifest's short entries; nested ones with a dot."""
-    if not path.exists():
-        return []
-    found = json.loads(path.read_text(encoding="utf-8"))
+    from dlnjax.sweep.store import manifest
+
     flat: list[tuple[str, str]] = []
-    for name, value in found.items():
+    for name, value in (manifest.load(out) or {}).items():
         if name not in _HIDDEN and value is not None:
             nested = isinstance(value, dict)
             flat += (

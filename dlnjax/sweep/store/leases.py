@@ -32,6 +32,7 @@ LOCK, LOCK_BEAT, BEAT = "manifest", ".lock-beat", ".beat"
 _LEASE = re.compile(r"([0-9a-f]{16}|manifest)\.(0|[1-9]\d{0,4})")
 _LAST = 99_999
 _NAME = re.compile(r"[0-9a-f]{12}")
+_BEAT = re.compile(r".*\n\d* ?\d*\n\d+")
 _PROCESS = re.compile(r"\d{1,10}( \d{1,20})?")
 
 
@@ -73,7 +74,7 @@ class Runner:
         self._thread.join(timeout=5)
         for shard in list(self._turns):
             self.release(shard)
-        self._beat_file(self.name).unlink(missing_ok=True)
+        _remove(self._beat_file(self.name))
 
     def acquire(self, shard: str) -> bool:
         """Whether the shard is now this runner's: it was free, or its holder is dead."""
@@ -83,7 +84,7 @@ class Runner:
         if holder and self.alive(holder):
             return False
         if turn >= _LAST:  # no turn is left to make: the next look finds it free
-            self._lease_file(shard, turn).unlink(missing_ok=True)
+            _remove(self._lease_file(shard, turn))
             return False
         file = self._lease_file(shard, turn + 1)
         if not atomic.create(file, seal.line(self.name), flush=False):
@@ -105,7 +106,7 @@ class Runner:
             self._leases(shard)
         ):  # the own one last: until then nobody takes a lower one for free
             if turn <= own:
-                self._lease_file(shard, turn).unlink(missing_ok=True)
+                _remove(self._lease_file(shard, turn))
 
     def alive(self, runner: str) -> bool:
         """Whether that runner may still be working; one elsewhere is watched for ``lease`` seconds."""
@@ -134,7 +135,7 @@ class Runner:
         """Removes the leases on ``done`` shards that dead runners left."""
         for match in map(_LEASE.fullmatch, _names(self.folder)):
             if match and match[1] in done and match[1] not in self._turns:
-                (self.folder / match[0]).unlink(missing_ok=True)
+                _remove(self.folder / match[0])
 
     def dead(self) -> list[str]:
         """Other runners that left the folder without a word, as far as can be seen by now."""
@@ -143,8 +144,7 @@ class Runner:
     def bury(self, runners: list[str]) -> None:
         """Removes the heartbeats of dead runners: nothing of theirs is left to be done."""
         for runner in runners:
-            with suppress(IsADirectoryError, PermissionError):  # a stranger's folder: verify names it
-                self._beat_file(runner).unlink(missing_ok=True)
+            _remove(self._beat_file(runner))
 
     def _others(self) -> list[str]:
         return [name for name in _beating(self.folder, self._suffix) if name != self.name]
@@ -226,8 +226,21 @@ def damage(out: Path | str) -> Iterator[str]:
             continue
         if not beat and not _LEASE.fullmatch(name):
             yield f"{file}: no name of a lease or heartbeat; delete it"
-        elif (text := _read(file)) is not None and seal.is_right(text.encode()) is False:
+        elif (text := _read(file)) is not None and not _is_sound(text, _BEAT if beat else _NAME):
             yield f"{file}: damaged; its runner writes it again, or delete it"
+
+
+def _is_sound(text: str, form: re.Pattern[str]) -> bool:
+    """Whether a small file is what was written: by its seal, or of a version without seals by its form."""
+    right = seal.is_right(text.encode())
+    return bool(form.fullmatch(text)) if right is None else right
+
+
+def _remove(file: Path) -> None:
+    with suppress(
+        IsADirectoryError, PermissionError
+    ):  # a folder of that name is no runner's: verify names it
+        file.unlink(missing_ok=True)
 
 
 def _beating(folder: Path, suffix: str) -> list[str]:

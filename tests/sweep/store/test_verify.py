@@ -27,7 +27,7 @@ def test_a_sound_folder(folder):
 def test_leftovers_are_no_damage(folder):
     (folder / "shards" / ".x.parquet.123.tmp").write_bytes(b"half")
     (folder / "claims" / "deaddeaddead.beat").write_text("here\n1 2\n3")
-    (folder / "claims" / f"{sorted(store.done(folder))[0]}.0").write_text("dead")
+    (folder / "claims" / f"{sorted(store.done(folder))[0]}.0").write_text("deaddeaddead")
     verdict = verify.verify(folder)
     assert verdict.sound
     assert len(verdict.leftovers) == 2
