@@ -16,12 +16,9 @@ def main(steps: int = 200, threshold: float = 0.1) -> tuple[float, float, float]
 
     def misfit(atoms):
         dictionary = sparse.Dictionary(atoms)
-        codes = sparse.encode(
-            dictionary, signals, threshold, num_layers=1, step_size=1.0
-        )  # orthonormal: one layer
-        return 0.5 * jnp.mean(
-            jnp.sum((signals - dictionary.synthesize(jax.lax.stop_gradient(codes))) ** 2, -1)
-        )
+        codes = sparse.encode(dictionary, signals, threshold, num_layers=1, step_size=1.0)  # orthonormal: one
+        rest = signals - dictionary.synthesize(jax.lax.stop_gradient(codes))
+        return 0.5 * jnp.mean(jnp.sum(rest**2, axis=-1))
 
     @jax.jit
     def step(atoms, state):
