@@ -30,7 +30,14 @@ def _length(leaf: jax.Array) -> int:
 
 
 def num_layers(params: Params) -> int:
-    """The number of layers stored, each layer of a run counted."""
+    """The number of layers stored, each layer of a run counted.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import network
+      >>> network.num_layers((jnp.ones((2, 5)), jnp.ones((4, 2, 2)), jnp.ones((3, 2))))  # a run of four
+      6
+    """
     return sum(_length(leaf) for leaf in params)
 
 
@@ -40,6 +47,12 @@ def dims(params: Params) -> tuple[int, ...]:
     Raises:
       ValueError: a layer that is no matrix or run of square matrices, or does not fit the one before it; a run in
         the place of ``W_1``, which stands by itself.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import network
+      >>> network.dims((jnp.ones((2, 5)), jnp.ones((3, 2))))
+      (5, 2, 3)
     """
     if not params:
         raise ValueError("params is empty; a network has at least one layer")
@@ -82,6 +95,11 @@ def checked_depth(depth: Count, least: int, most: int) -> Count:
 
     Raises:
       ValueError: a depth known now that is no integer or outside.
+
+    Example:
+      >>> from dlnjax import network
+      >>> network.checked_depth(4, 2, 6)
+      4
     """
     if isinstance(depth, Tracer):
         text = f"depth={{depth}} is not between {least} and {most}, the layers stored"
@@ -121,8 +139,9 @@ def end_to_end(params: Params, depth: Count | None = None) -> jax.Array:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> layers = pad((2 * jnp.eye(3), 3 * jnp.eye(3)), depth=6)  # four identities between them
-      >>> float(end_to_end(layers, depth=4)[0, 0])
+      >>> from dlnjax import network
+      >>> layers = network.pad((2 * jnp.eye(3), 3 * jnp.eye(3)), depth=6)  # four identities between them
+      >>> float(network.end_to_end(layers, depth=4)[0, 0])
       6.0
     """
     widths = dims(params)
@@ -165,6 +184,13 @@ def vjp(params: Params, depth: Count | None = None) -> tuple[jax.Array, Pullback
 
     Returns:
       ``(product, pullback)``, the product ``(d_N, d_0)`` and ``pullback(G) -> gradients`` in params' structure.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import network
+      >>> product, pullback = network.vjp((jnp.array([[2.0]]), jnp.array([[3.0]])))
+      >>> product.item(), [g.item() for g in pullback(jnp.array([[1.0]]))]  # d(w2 w1) = w2, w1
+      (6.0, [3.0, 2.0])
     """
     dims(params)
     first, rest, active = params[0], params[1:], _active(params, depth)[1:]
@@ -228,6 +254,13 @@ def layer_gradients(params: Params, gradient: jax.Array, depth: Count | None = N
 
     Raises:
       ValueError: a gradient that has not the product's shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import network
+      >>> first, last = network.layer_gradients((jnp.eye(2, 3), jnp.ones((1, 2))), jnp.ones((1, 3)))
+      >>> first.tolist(), last.tolist()
+      ([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]], [[1.0, 1.0]])
     """
     widths = dims(params)
     if gradient.shape != (widths[-1], widths[0]):
@@ -245,6 +278,13 @@ def forward(params: Params, x: jax.Array, activation: Activation | None = None) 
       params: layers or runs, ``W_1`` first.
       x: ``(d_0, n)``, one input a column.
       activation: elementwise ``phi``; None is the linear network.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from dlnjax import network
+      >>> params, x = (-jnp.eye(2), jnp.ones((1, 2))), jnp.array([[3.0], [-1.0]])
+      >>> [network.forward(params, x, phi).item() for phi in (None, jax.nn.relu)]
+      [-2.0, 1.0]
     """
     dims(params)
     phi = activation if activation is not None else (lambda z: z)
@@ -265,6 +305,12 @@ def stack(params: Params) -> Params:
     """Consecutive equal square layers behind the first, gathered into runs ``(k, d, d)``.
 
     ``W_1`` always stays by itself: it is the layer that is left free.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import network
+      >>> [leaf.shape for leaf in network.stack((jnp.ones((2, 5)), *[jnp.eye(2)] * 3, jnp.ones((1, 2))))]
+      [(2, 5), (3, 2, 2), (1, 2)]
     """
     grouped: list[jax.Array] = [params[0]]
     for leaf in params[1:]:
@@ -278,7 +324,14 @@ def stack(params: Params) -> Params:
 
 
 def unstack(params: Params) -> Params:
-    """Every run taken apart into its layers: a tuple of N matrices."""
+    """Every run taken apart into its layers: a tuple of N matrices.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import network
+      >>> [leaf.shape for leaf in network.unstack((jnp.ones((2, 5)), jnp.ones((2, 2, 2))))]
+      [(2, 5), (2, 2), (2, 2)]
+    """
 
     def layers(leaf: jax.Array) -> Iterable[jax.Array]:
         return (leaf[i] for i in range(leaf.shape[0])) if leaf.ndim == 3 else (leaf,)
@@ -302,7 +355,8 @@ def pad(params: Params, depth: int) -> Params:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> [leaf.shape for leaf in pad((jnp.ones((2, 3)), jnp.ones((4, 2))), depth=5)]
+      >>> from dlnjax import network
+      >>> [leaf.shape for leaf in network.pad((jnp.ones((2, 3)), jnp.ones((4, 2))), depth=5)]
       [(2, 3), (3, 2, 2), (4, 2)]
     """
     dims(params)

@@ -14,14 +14,15 @@ CORE = ("stiefel", "optim", "network", "train", "theory")
 
 
 def modules():
-    """The core's public modules: packages themselves, and the public modules of ``theory``."""
+    """The core's public modules, of ``theory`` (which has no functions of its own) those inside."""
     for name in CORE:
         module = importlib.import_module(f"dlnjax.{name}")
-        yield module
-        if name == "theory":
-            for info in pkgutil.iter_modules(module.__path__):
-                if not info.name.startswith("_"):
-                    yield importlib.import_module(f"dlnjax.theory.{info.name}")
+        if name != "theory":
+            yield module
+            continue
+        for info in pkgutil.iter_modules(module.__path__):
+            if not info.name.startswith("_"):
+                yield importlib.import_module(f"dlnjax.theory.{info.name}")
 
 
 def public_functions():

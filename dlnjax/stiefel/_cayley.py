@@ -146,5 +146,12 @@ def retract_cayley(point: jax.Array, tangent: jax.Array) -> jax.Array:
       point: ``(..., n, p)`` on the manifold.
       tangent: same shape and dtype, tangent at point; of any size: the result is that of a step within a few
         ``eps ||xi||`` of it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import stiefel
+      >>> w, xi = jnp.array([[1.0], [0.0]]), jnp.array([[0.0], [1.0]])  # turns by 2 atan(1/2)
+      >>> [round(float(x), 4) for x in stiefel.retract_cayley(w, xi)[:, 0]]
+      [0.6, 0.8]
     """
     return _cayley(point, tangent)

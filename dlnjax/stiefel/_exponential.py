@@ -183,6 +183,14 @@ def exponential(
 
     Raises:
       ValueError: another metric.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import stiefel
+      >>> turn = jnp.array([[0.0, -1.0], [1.0, 0.0]])
+      >>> end = stiefel.exponential(jnp.eye(2), jnp.pi / 2 * turn)  # a quarter of a turn
+      >>> bool(jnp.allclose(end, turn, atol=1e-6))
+      True
     """
     if metric not in METRICS:
         raise ValueError(f"metric is {metric!r}; choose one of {', '.join(METRICS)}")

@@ -25,6 +25,14 @@ def hessian(point: jax.Array, gradient: jax.Array, curvature: jax.Array, tangent
 
     Returns:
       ``(..., n, p)``, tangent at the point.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import stiefel
+      >>> a, x, xi = jnp.diag(jnp.array([1.0, 2.0, 3.0])), jnp.eye(3)[:, :1], jnp.eye(3)[:, 1:2]
+      >>> turned = stiefel.hessian(x, a @ x, a @ xi, xi)  # of x^T A x / 2: the gap of the eigenvalues, 2 - 1
+      >>> turned.ravel().tolist()
+      [0.0, 1.0, 0.0]
     """
     for name, vector in (("gradient", gradient), ("curvature", curvature), ("tangent", tangent)):
         check_pair(point, vector, name)

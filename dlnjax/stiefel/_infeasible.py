@@ -45,6 +45,14 @@ def relative_gradient(
       point: ``(..., n, p)`` of full rank.
       vector: ``G``, same shape.
       metric: whose gradient it is on the manifold.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import stiefel
+      >>> w, g = jnp.eye(3, 2), jnp.arange(6.0).reshape(3, 2)
+      >>> same = stiefel.relative_gradient(w, g, "embedded"), stiefel.project_tangent(w, g)
+      >>> bool(jnp.allclose(*same))
+      True
     """
     if metric not in METRICS:
         raise ValueError(f"metric is {metric!r}; choose one of {', '.join(METRICS)}")
@@ -61,6 +69,13 @@ def attraction(point: jax.Array, vector: jax.Array, strength: float | jax.Array 
 
     Args:
       point: ``(..., n, p)``. vector: same shape. strength: lambda.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import stiefel
+      >>> w = 2 * jnp.eye(2)  # W (W^T W - I) = 6 I
+      >>> stiefel.attraction(w, jnp.zeros((2, 2)), 0.5).tolist()
+      [[3.0, 0.0], [0.0, 3.0]]
     """
     return vector + jnp.asarray(strength).astype(point.dtype) * matmul(point, _error(point))
 
@@ -73,6 +88,13 @@ def newton_schulz(point: jax.Array, vector: jax.Array) -> jax.Array:
 
     Args:
       point: ``(..., n, p)``. vector: same shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import stiefel
+      >>> y = stiefel.newton_schulz(jnp.eye(2), 0.1 * jnp.eye(2))  # 1.1 (3 - 1.21) / 2
+      >>> round(float(y[0, 0]), 4)
+      0.9845
     """
     moved = point + vector
     return moved - matmul(moved, _error(moved)) / 2
@@ -93,6 +115,14 @@ def kept_near(point: jax.Array, vector: jax.Array, distance: float | jax.Array) 
     Args:
       point: ``(..., n, p)`` with ``||W^T W - I||_F <= distance``.
       vector: same shape, of any scale. distance: in (0, 1).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import stiefel
+      >>> w, step = jnp.eye(2), 9 * jnp.ones((2, 2))
+      >>> kept = stiefel.kept_near(w, step, 0.5)
+      >>> bool(stiefel.orthonormality_error(w + kept) < 0.501)
+      True
     """
     vector = times_power_of_two(vector, jnp.minimum(LONGEST - power_of_two(vector), 0))
     error, change = _error(point), 2 * sym(matmul(adjoint(point), vector))

@@ -49,6 +49,12 @@ def partial_isometry(matrix: jax.Array) -> jax.Array:
 
     Args:
       matrix: ``(..., n, p)``, real or complex (then ``U V^H``), any scale.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import stiefel
+      >>> jnp.round(stiefel.partial_isometry(jnp.diag(jnp.array([3.0, 0.0]))), 5).tolist()
+      [[1.0, 0.0], [0.0, 0.0]]
     """
     check_matrix("matrix", matrix)
     if is_tall(matrix):

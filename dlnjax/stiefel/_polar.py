@@ -283,6 +283,13 @@ def polar(matrix: jax.Array) -> Polar:
 
     Raises:
       ValueError: fewer than two axes or an empty matrix. TypeError: neither a floating nor a complex dtype.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import stiefel
+      >>> result = stiefel.polar(jnp.stack([3 * jnp.eye(2), jnp.zeros((2, 2))]))
+      >>> jnp.round(result.factor[0], 5).tolist(), result.status.tolist()  # 1: zero has no unique factor
+      ([[1.0, 0.0], [0.0, 1.0]], [0, 1])
     """
     check_matrix("matrix", matrix)
     if is_tall(matrix):
@@ -292,7 +299,14 @@ def polar(matrix: jax.Array) -> Polar:
 
 
 def project(matrix: jax.Array) -> jax.Array:
-    """The nearest point of the manifold in the Frobenius norm: :func:`polar`'s factor."""
+    """The nearest point of the manifold in the Frobenius norm: :func:`polar`'s factor.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import stiefel
+      >>> jnp.round(stiefel.project(jnp.array([[3.0], [4.0]])), 5).tolist()
+      [[0.6], [0.8]]
+    """
     return polar(matrix).factor
 
 

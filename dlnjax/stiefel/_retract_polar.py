@@ -18,5 +18,12 @@ def retract_polar(point: jax.Array, tangent: jax.Array) -> jax.Array:
     Args:
       point: ``(..., n, p)`` on the manifold.
       tangent: same shape and dtype, tangent at point.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import stiefel
+      >>> w, xi = jnp.array([[1.0], [0.0]]), jnp.array([[0.0], [1.0]])  # turns by atan(1)
+      >>> [round(float(x), 4) for x in stiefel.retract_polar(w, xi)[:, 0]]
+      [0.7071, 0.7071]
     """
     return row_polar(point + tangent)[0]

@@ -129,6 +129,13 @@ def retract_qr(point: jax.Array, tangent: jax.Array) -> jax.Array:
     Args:
       point: ``(..., n, p)`` on the manifold.
       tangent: same shape and dtype, tangent at point; a step of any size.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import stiefel
+      >>> turn = jnp.array([[0.0, -0.75], [0.75, 0.0]])
+      >>> [[round(float(x), 4) for x in row] for row in stiefel.retract_qr(jnp.eye(2), turn)]
+      [[0.8, -0.6], [0.6, 0.8]]
     """
     return _smooth_qr(point + tangent)
 
@@ -140,5 +147,13 @@ def retract_cholesky_qr(point: jax.Array, tangent: jax.Array) -> jax.Array:
     Args:
       point: ``(..., n, p)`` on the manifold.
       tangent: same shape and dtype, tangent at point; a step of any size.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import stiefel
+      >>> w, xi = jnp.eye(3, 2), jnp.ones((3, 2)) - jnp.eye(3, 2) - jnp.eye(3)[:, ::-1][:, :2]
+      >>> q, same = stiefel.retract_cholesky_qr(w, xi), stiefel.retract_qr(w, xi)
+      >>> bool(jnp.allclose(q, same, atol=1e-6))
+      True
     """
     return _smooth_cholesky_qr(point + tangent)
