@@ -304,8 +304,8 @@ def project(matrix: jax.Array) -> jax.Array:
     Example:
       >>> import jax.numpy as jnp
       >>> from dlnjax import stiefel
-      >>> jnp.round(stiefel.project(jnp.array([[3.0], [4.0]])), 5).tolist()
-      [[0.6], [0.8]]
+      >>> [round(float(x), 4) for x in stiefel.project(jnp.array([[3.0], [4.0]]))[:, 0]]
+      [0.6, 0.8]
     """
     return polar(matrix).factor
 

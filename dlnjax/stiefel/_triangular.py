@@ -151,9 +151,8 @@ def retract_cholesky_qr(point: jax.Array, tangent: jax.Array) -> jax.Array:
     Example:
       >>> import jax.numpy as jnp
       >>> from dlnjax import stiefel
-      >>> w, xi = jnp.eye(3, 2), jnp.ones((3, 2)) - jnp.eye(3, 2) - jnp.eye(3)[:, ::-1][:, :2]
-      >>> q, same = stiefel.retract_cholesky_qr(w, xi), stiefel.retract_qr(w, xi)
-      >>> bool(jnp.allclose(q, same, atol=1e-6))
+      >>> w, xi = jnp.eye(3, 2), jnp.array([[0.0, -1.0], [1.0, 0.0], [2.0, 3.0]])
+      >>> bool(jnp.allclose(stiefel.retract_cholesky_qr(w, xi), stiefel.retract_qr(w, xi), atol=1e-5))
       True
     """
     return _smooth_cholesky_qr(point + tangent)

@@ -53,7 +53,8 @@ def closed_form(
       ValueError: outside the conditions above.
 
     Example:
-      >>> rate = closed_form([1.0, 0.5], dims=(4, 2, 2, 4), step_size=0.1)
+      >>> from dlnjax.theory import closed
+      >>> rate = closed.closed_form([1.0, 0.5], dims=(4, 2, 2, 4), step_size=0.1)
       >>> round(rate.factor, 12), round(rate.step_max, 12)
       (0.975, 0.888888888889)
     """
@@ -80,6 +81,11 @@ def spectral_step_max(singular_values: Sequence[float], *, dims: Sequence[int], 
 
     Args:
       singular_values, dims, scales: as in :func:`closed_form`.
+
+    Example:
+      >>> from dlnjax.theory import closed
+      >>> round(closed.spectral_step_max([1.0, 1.0], dims=(2, 2, 2)), 6)  # 2 / (1 + 1 + 1)
+      0.666667
     """
     widths = _widths(dims)
     first, *others = _host.layer_steps(1.0, scales, len(widths) - 1)
@@ -92,7 +98,13 @@ def spectral_step_max(singular_values: Sequence[float], *, dims: Sequence[int], 
 
 
 def tangent_dimension(dims: Sequence[int]) -> int:
-    """Dimension of the space of layers: ``W_1`` free, the others on their Stiefel manifolds."""
+    """Dimension of the space of layers: ``W_1`` free, the others on their Stiefel manifolds.
+
+    Example:
+      >>> from dlnjax.theory import closed
+      >>> closed.tangent_dimension((3, 2, 2))  # six entries of W_1, one angle of W_2
+      7
+    """
     widths = _widths(dims)
     pairs = list(zip(widths[1:], widths[:-1], strict=True))
     first = pairs[0][0] * pairs[0][1]

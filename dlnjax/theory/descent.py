@@ -27,7 +27,11 @@ Array = jax.Array
 
 
 def balancedness(params: Params) -> tuple[Array, ...]:
-    """``D_j = W_{j+1}^T W_{j+1} - W_j W_j^T`` for j = 1..N-1, ``(d_j, d_j)`` each; runs are taken apart."""
+    """``D_j = W_{j+1}^T W_{j+1} - W_j W_j^T`` for j = 1..N-1, ``(d_j, d_j)`` each; runs are taken apart.
+
+    >>> import numpy as np, dlnjax.theory.descent as d; d.balancedness((2 * np.eye(1), 3 * np.eye(1)))[0].item()
+    5.0
+    """
     layers = network.unstack(params)
     return tuple(
         matmul(transpose(after), after) - matmul(before, transpose(before))
@@ -44,6 +48,10 @@ def drift(gradients: Params, step_size: Any) -> tuple[Array, ...]:
 
     Raises:
       ValueError: a negative or infinite step (unless traced).
+
+    >>> import numpy as np, dlnjax.theory.descent as d
+    >>> round(float(d.drift((2 * np.eye(1), 3 * np.eye(1)), 0.1)[0][0, 0]), 6)  # 0.1^2 (3^2 - 2^2)
+    0.05
     """
     _check_step(step_size)
     return tuple(step_size**2 * d for d in balancedness(gradients))
@@ -57,7 +65,11 @@ def _check_step(step_size: Any) -> None:
 
 
 def imbalance(params: Params) -> Array:
-    """``max_j ||D_j||_2``; 0 for a single layer, which has nothing to balance."""
+    """``max_j ||D_j||_2``; 0 for a single layer, which has nothing to balance.
+
+    >>> import numpy as np, dlnjax.theory.descent as d; float(d.imbalance((2 * np.eye(1), 3 * np.eye(1))))
+    5.0
+    """
     if network.num_layers(params) < 2:
         return jnp.zeros((), params[0].dtype)
     return jnp.max(jnp.stack([jnp.linalg.norm(d, 2) for d in balancedness(params)]))
@@ -95,6 +107,10 @@ def step_bound(params: Params, x: Any, y: Any, *, decrease: float = 0.5, share: 
     Raises:
       ValueError: x without full row rank, s or a outside (0, 1), data that do not fit the layers or are not finite, a
         bound out of the range of numbers.
+
+    >>> import numpy as np, dlnjax.theory.descent as d
+    >>> round(d.step_bound((np.eye(2),), np.eye(2), 2 * np.eye(2)).step_size, 6)  # N = 1: 2 (1 - s) / ||X||^2
+    1.0
     """
     known = _known(params, x, y, decrease, share)
 
@@ -112,6 +128,11 @@ def published_bound(params: Params, x: Any, y: Any, *, decrease: float = 0.5, sh
 
     ``K = M^{2/N} + (N+1)^2 delta``, ``B = 2 e N K^{N-1} ||X||^2 + sqrt(e) N K^{N/2-1} ||X Y^T||``,
     ``eta <= min{2(1-s)/B, (1-a) delta s / (4 L(0))}``.
+
+    >>> import numpy as np, dlnjax.theory.descent as d
+    >>> network, x, y = (np.eye(2), np.eye(2)), np.eye(2), 2 * np.eye(2)
+    >>> d.published_bound(network, x, y).step_size < d.step_bound(network, x, y).step_size
+    True
     """
     known = _known(params, x, y, decrease, share)
 
@@ -214,6 +235,12 @@ def certify(
 
     Raises:
       ValueError: a negative step, no step to take. Traced values are not checked.
+
+    >>> import jax.numpy as jnp, dlnjax; from dlnjax.theory import descent as d
+    >>> network, target = (jnp.eye(2), jnp.eye(2)), dlnjax.problem.whitened(2 * jnp.eye(2))
+    >>> _, ratios = d.certify(network, target, d.step_bound(network, jnp.eye(2), target.target), 5)
+    >>> bool(ratios.decrease <= 1)
+    True
     """
     eta = bound.step_size if step_size is None else step_size
     _check_step(eta)
@@ -267,6 +294,10 @@ def critical_point(params: Params, problem: Quadratic, tolerance: float = 1e-6) 
 
     Raises:
       ValueError: a problem that is not quadratic.
+
+    >>> import jax.numpy as jnp, dlnjax; from dlnjax.theory import descent as d
+    >>> d.critical_point((jnp.zeros((1, 1)),) * 2, dlnjax.problem.whitened(jnp.eye(1))).kind
+    'saddle'
     """
     net = _host.chain(params, constrained=[False] * len(params))
     norm = _host.relative_gradient(net, _host.data(problem))
@@ -284,6 +315,9 @@ def numerical_rank(product: Any, relative: float = 1e-3) -> int:
 
     Raises:
       ValueError: not a matrix, not finite, or a fraction outside [0, 1).
+
+    >>> import dlnjax.theory.descent as d; d.numerical_rank([[2, 0], [0, 1e-6]])
+    1
     """
     product = _host.array(product)
     if product.ndim != 2 or not product.size or not np.all(np.isfinite(product)) or not 0 <= relative < 1:
@@ -306,10 +340,8 @@ def rank_optimum(x: Any, y: Any, rank: int) -> float:
     Raises:
       ValueError: a rank that no product has; data that are none.
 
-    Example:
-      >>> import numpy as np
-      >>> rank_optimum(np.eye(2), np.diag([2.0, -1.0]), 1)
-      0.5
+    >>> import dlnjax.theory.descent as d; d.rank_optimum([[1, 0], [0, 1]], [[2, 0], [0, -1]], 1)
+    0.5
     """
     optima = rank_optima(x, y)
     if rank != int(rank) or not 0 <= rank < len(optima):
@@ -326,6 +358,9 @@ def rank_optima(x: Any, y: Any) -> np.ndarray:
 
     Raises:
       ValueError: data that are empty, of different lengths or not finite.
+
+    >>> import dlnjax.theory.descent as d; d.rank_optima([[1, 0], [0, 1]], [[2, 0], [0, -1]]).tolist()
+    [2.5, 0.5, 0.0]
     """
     x, y = _data(x, y)
     scale = float(np.max(np.abs(y))) or 1.0
@@ -349,6 +384,9 @@ def reached_rank(loss: float, optima: Sequence[float], tolerance: float = 1e-3) 
 
     Raises:
       ValueError: no optima, or numbers that are not finite.
+
+    >>> import dlnjax.theory.descent as d; d.reached_rank(0.5001, [2.5, 0.5, 0.0])
+    1
     """
     known = np.asarray(optima, np.float64)
     if known.ndim != 1 or not known.size or not np.all(np.isfinite(known)) or not np.isfinite(loss):

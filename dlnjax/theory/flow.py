@@ -69,6 +69,13 @@ def operator(product: jax.Array, direction: jax.Array, num_layers: int) -> jax.A
 
     Raises:
       ValueError: shapes that differ, or no layer.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax.theory import flow
+      >>> moved = flow.operator(jnp.eye(2), jnp.ones((2, 2)), 3)  # N Z at the identity
+      >>> bool(jnp.allclose(moved, 3.0, atol=1e-5))
+      True
     """
     left, values, right, inner = _powers(product, num_layers, direction)
     scaled = _coefficients(values, product.shape, num_layers) * inner
@@ -80,6 +87,12 @@ def spectrum(product: Any, num_layers: int) -> np.ndarray:
 
     Raises:
       ValueError: not a matrix, or no layer.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax.theory import flow
+      >>> flow.spectrum(jnp.diag(jnp.array([4.0, 1.0])), 2).round(4).tolist()  # N = 2: s_a + s_b
+      [2.0, 5.0, 5.0, 8.0]
     """
     product = jnp.asarray(product)
     if product.ndim != 2 or not product.size:
@@ -98,6 +111,13 @@ def metric(product: jax.Array, first: jax.Array, second: jax.Array, num_layers: 
 
     Raises:
       ValueError: shapes that differ, or no layer.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax.theory import flow
+      >>> z = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+      >>> round(float(flow.metric(jnp.eye(2), z, z, 3)), 4)  # ||Z||^2 / N at the identity
+      10.0
     """
     if second.shape != product.shape:
         raise ValueError(f"product {product.shape} and second {second.shape}; give matrices of one shape")
@@ -109,7 +129,16 @@ def metric(product: jax.Array, first: jax.Array, second: jax.Array, num_layers: 
 
 
 def velocity(product: jax.Array, problem: Quadratic, num_layers: int) -> jax.Array:
-    """``-A_W(dL/dW)``."""
+    """``-A_W(dL/dW)``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import problem
+      >>> from dlnjax.theory import flow
+      >>> v = flow.velocity(jnp.eye(2), problem.whitened(3 * jnp.eye(2)), 2)  # N (3 - 1) at the identity
+      >>> bool(jnp.allclose(v, 4 * jnp.eye(2), atol=1e-5))
+      True
+    """
     return -operator(product, problem.product_gradient(product), num_layers)
 
 
@@ -131,6 +160,15 @@ def integrate_layers(
       ImportError: without the extra ``flow``.
       ValueError: times that do not increase, a tolerance that is not positive.
       RuntimeError: (of diffrax) an integrator that does not reach the last time in 65536 steps.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import problem
+      >>> from dlnjax.theory import flow
+      >>> start, times = (0.1**0.5 * jnp.eye(1),) * 2, jnp.array([0.0, 1.0])
+      >>> first, last = flow.integrate_layers(start, problem.whitened(jnp.eye(1)), times, tolerance=1e-5)
+      >>> round((first * last)[-1].item(), 3)  # modes.trajectory(1.0, 0.1, 1.0, 2)
+      0.451
     """
 
     def field(t, layers, _):
@@ -143,7 +181,17 @@ def integrate_layers(
 def integrate_product(
     product: jax.Array, problem: Quadratic, times: jax.Array, num_layers: int, *, tolerance: float = 1e-9
 ) -> jax.Array:
-    """The flow of the product alone, ``dW/dt = -A_W(dL/dW)``, ``(T, d_N, d_0)``; arguments as above."""
+    """The flow of the product alone, ``dW/dt = -A_W(dL/dW)``, ``(T, d_N, d_0)``; arguments as above.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import problem
+      >>> from dlnjax.theory import flow
+      >>> times, target = jnp.array([0.0, 1.0]), problem.whitened(jnp.eye(1))
+      >>> product = flow.integrate_product(0.1 * jnp.eye(1), target, times, 2, tolerance=1e-5)
+      >>> round(product[-1].item(), 3)  # modes.trajectory(1.0, 0.1, 1.0, 2)
+      0.451
+    """
     return _integrate(lambda t, w, _: velocity(w, problem, num_layers), product, times, tolerance)
 
 
@@ -181,6 +229,14 @@ def descent(params: Params, problem: Quadratic, step_size: Any, num_steps: int) 
 
     Raises:
       ValueError: a negative step or number of steps (unless traced).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import problem
+      >>> from dlnjax.theory import flow
+      >>> params = flow.descent((jnp.eye(1), jnp.eye(1)), problem.whitened(2 * jnp.eye(1)), 0.1, 1)
+      >>> [round(w.item(), 6) for w in params]  # 1 + 0.1 (2 - 1)
+      [1.1, 1.1]
     """
     if not isinstance(step_size, Tracer) and not (np.isfinite(step_size) and step_size >= 0):
         raise ValueError(f"step_size={step_size}; give a finite number >= 0")
@@ -201,6 +257,14 @@ def descent_gap(
 
     Raises:
       ValueError: a time or number of steps that is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import problem
+      >>> from dlnjax.theory import flow
+      >>> params, target = (jnp.eye(1), jnp.eye(1)), problem.whitened(2 * jnp.eye(1))
+      >>> bool(flow.descent_gap(params, target, 1.0, 1000, tolerance=1e-5) < 1e-3)
+      True
     """
     if not (time > 0 and num_steps >= 1):
         raise ValueError(f"time={time}, num_steps={num_steps}; both must be positive")

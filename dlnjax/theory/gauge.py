@@ -60,8 +60,9 @@ def distance_squared(
 
     Example:
       >>> import numpy as np
+      >>> from dlnjax.theory import gauge
       >>> turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
-      >>> round(distance_squared([turn, turn.T], [np.eye(2), np.eye(2)]), 12)
+      >>> round(gauge.distance_squared([turn, turn.T], [np.eye(2), np.eye(2)]), 12)
       0.0
     """
     if start not in ("chain", "identity"):
@@ -85,6 +86,14 @@ def align(params: Sequence[Any], target: Sequence[Any], *, weight: float | None 
 
     Raises:
       ValueError: as :func:`distance_squared`.
+
+    Example:
+      >>> import numpy as np
+      >>> from dlnjax.theory import gauge
+      >>> turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
+      >>> nearest = gauge.align([turn, turn.T], [np.eye(2), np.eye(2)])
+      >>> bool(np.allclose(nearest, [turn, turn.T]))
+      True
     """
     layers, goal, scale = _prepared(params, target, weight)
     start = _procrustes.chain_start(layers, goal, scale)
@@ -128,6 +137,13 @@ def transform(params: Sequence[Any], rotations: Sequence[Any]) -> Layers:
 
     Raises:
       ValueError: not one rotation between each two layers.
+
+    Example:
+      >>> import numpy as np
+      >>> from dlnjax.theory import gauge
+      >>> first, last = gauge.transform([np.ones((2, 3)), np.eye(2)], [np.array([[0.0, 1.0], [-1.0, 0.0]])])
+      >>> (last @ first).tolist()
+      [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     """
     layers = _layers(params)
     if len(rotations) != len(layers) - 1:
@@ -138,7 +154,13 @@ def transform(params: Sequence[Any], rotations: Sequence[Any]) -> Layers:
 
 
 def random_rotations(seed: int, dims: Sequence[int]) -> list[np.ndarray]:
-    """Haar ``R_1, ..., R_{N-1}`` for widths ``(d_0, ..., d_N)``."""
+    """Haar ``R_1, ..., R_{N-1}`` for widths ``(d_0, ..., d_N)``.
+
+    Example:
+      >>> from dlnjax.theory import gauge
+      >>> [r.shape for r in gauge.random_rotations(0, (5, 2, 3, 4))]
+      [(2, 2), (3, 3)]
+    """
     rng = np.random.default_rng(seed)
     return [_random_orthogonal(rng, (d, d)) for d in dims[1:-1]]
 
@@ -152,6 +174,14 @@ def canonical(params: Sequence[Any]) -> Layers:
 
     Raises:
       ValueError: other networks.
+
+    Example:
+      >>> import numpy as np
+      >>> from dlnjax.theory import gauge
+      >>> layers = [np.array([[0.0, 2.0], [3.0, 0.0]]), np.eye(2)]
+      >>> turned = gauge.transform(layers, gauge.random_rotations(0, (2, 2, 2)))
+      >>> bool(np.allclose(gauge.canonical(layers), gauge.canonical(turned)))
+      True
     """
     net = _host.chain(tuple(params))
     if not net.reducible or net.layers[-1].shape[0] < net.layers[-1].shape[1]:

@@ -61,6 +61,11 @@ def constants_from_curvature(low: float, high: float) -> Constants:
 
     Raises:
       ValueError: not ``0 <= low <= high`` with ``high > 0`` and finite.
+
+    Example:
+      >>> from dlnjax.theory import guarantee
+      >>> guarantee.constants_from_curvature(1.0, 3.0)
+      Constants(alpha=0.75, beta=0.25)
     """
     if not (0 <= low <= high < np.inf and high > 0):
         raise ValueError(f"curvature between {low} and {high}; give 0 <= low <= high, high > 0")
@@ -71,6 +76,13 @@ def constants(problem: Problem) -> Constants:
     """The RCG constants of a square loss, from the extreme eigenvalues of ``C``; 1/2 and 1/2 if whitened.
 
     A problem with a method ``curvature() -> (low, high)`` is asked instead.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import problem
+      >>> from dlnjax.theory import guarantee
+      >>> guarantee.constants(problem.whitened(jnp.eye(2)))
+      Constants(alpha=0.5, beta=0.5)
     """
     asked = getattr(problem, "curvature", None)
     if asked is not None:
@@ -106,8 +118,9 @@ def from_spectrum(
       ValueError: dims, steps, singular values, constants or a distance that are none (negative, not finite).
 
     Example:
-      >>> found = from_spectrum([1.0, 0.5], dims=(4, 2, 2, 4), step_size=0.01)
-      >>> found.applies, round(found.radius, 6)
+      >>> from dlnjax.theory import guarantee
+      >>> promise = guarantee.from_spectrum([1.0, 0.5], dims=(4, 2, 2, 4), step_size=0.01)
+      >>> promise.applies, round(promise.radius, 6)
       (True, 0.041667)
     """
     widths = [int(d) for d in dims]
@@ -192,6 +205,14 @@ def guarantee(
 
     Raises:
       ValueError: params, steps or a distance that are none; a problem without bounds of its curvature.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import problem
+      >>> from dlnjax.theory.guarantee import guarantee
+      >>> layers, goal = (2 * jnp.eye(2), jnp.eye(2)), problem.whitened(2 * jnp.eye(2))
+      >>> [guarantee(layers, goal, step_size=0.01, scales=scales).applies for scales in (None, (1, 1 / 2**2))]
+      [False, True]
     """
     net = _host.chain(params, step_size, scales)
     alpha, beta = constants(problem)

@@ -35,6 +35,11 @@ def matrix(
       params: layers, runs allowed (they are taken apart).
       problem: anything with ``loss(params)`` that is a pytree.
       step_size, scales, constrained: as in ``rates.predict``.
+
+    >>> import numpy as np; from dlnjax import problem; from dlnjax.theory import hessian
+    >>> layers, six = (2 * np.eye(1), 3 * np.eye(1)), problem.whitened(6 * np.eye(1))
+    >>> hessian.matrix(layers, six, constrained=(False, False)).round(6).tolist()  # of (w2 w1 - 6)^2 / 2
+    [[9.0, 6.0], [6.0, 4.0]]
     """
     net = _host.chain(params, step_size, scales, constrained)
     _host.check_orthonormal(net, 1e-4)
@@ -67,6 +72,12 @@ def predict_hessian(
 
     Raises:
       ValueError: layers that are not critical or not orthonormal; a spectrum of which it is not clear what is zero.
+
+    >>> import numpy as np; from dlnjax import problem; from dlnjax.theory import hessian
+    >>> layers, six = (2 * np.eye(1), 3 * np.eye(1)), problem.whitened(6 * np.eye(1))
+    >>> rate = hessian.predict_hessian(layers, six, step_size=0.1, constrained=(False, False))
+    >>> round(rate.factor, 6), rate.num_zero  # |1 - 0.1 (2^2 + 3^2)|
+    (0.3, 1)
     """
     net = _host.chain(params, step_size, scales, constrained)
     _host.check_orthonormal(net, tolerance)
@@ -122,6 +133,12 @@ def predict_outputs(
     Raises:
       ValueError: outputs that are not fitted; layers that are not orthonormal; a spectrum of which it is not clear what
         is zero.
+
+    >>> import numpy as np; from dlnjax.theory import hessian
+    >>> layers, free = (2 * np.eye(1), 3 * np.eye(1)), (False, False)
+    >>> rate = hessian.predict_outputs(layers, lambda w: w[1] @ w[0], step_size=0.1, constrained=free)
+    >>> round(rate.factor, 6)  # |1 - 0.1 (2^2 + 3^2)|
+    0.3
     """
     gradient = math.nan if target is None else _misfit(outputs(tuple(params)), target, tolerance)
     values = singular_values(params, outputs, step_size=step_size, scales=scales, constrained=constrained)
@@ -163,7 +180,12 @@ def singular_values(
     scales: Any = None,
     constrained: Any = None,
 ) -> np.ndarray:
-    """Singular values of ``J P sqrt(mu)``, descending: the square roots of the operator's spectrum."""
+    """Singular values of ``J P sqrt(mu)``, descending: the square roots of the operator's spectrum.
+
+    >>> import numpy as np; from dlnjax.theory import hessian
+    >>> hessian.singular_values((2 * np.eye(1), -np.eye(1)), lambda w: w[1] @ w[0]).tolist()  # W_1 moves by W_2
+    [1.0]
+    """
     net = _host.chain(params, step_size, scales, constrained)
     _host.check_orthonormal(net, 1e-4)
     with jax.enable_x64(True):
@@ -193,6 +215,11 @@ def predict_network(
 
     Raises:
       ValueError: as :func:`predict_outputs`.
+
+    >>> import numpy as np; from dlnjax.theory import hessian
+    >>> layers = 2 * np.eye(2), np.eye(2)  # eigenvalues 0.1, and 0.1 (1 + 2^2) of the turn
+    >>> round(hessian.predict_network(layers, np.eye(2), None, step_size=0.1).eigenvalue_max, 6)
+    0.5
     """
     net = _host.chain(params, step_size, scales, constrained)
     _host.check_orthonormal(net, tolerance)
@@ -238,6 +265,11 @@ def predict_product(
     Raises:
       ValueError: a product that is not stationary for the loss; layers that are not orthonormal; a loss that is not
         convex there, or a spectrum that rounding hides.
+
+    >>> import numpy as np; from dlnjax import problem; from dlnjax.theory import hessian
+    >>> layers, goal = (2 * np.eye(2), np.eye(2)), problem.whitened(2 * np.eye(2))
+    >>> round(hessian.predict_product(layers, goal, step_size=0.1).eigenvalue_max, 6)  # 0.1 (1 + 2^2)
+    0.5
     """
     net = _host.chain(params, step_size, scales, constrained)
     _host.check_orthonormal(net, tolerance)
@@ -314,6 +346,9 @@ def tangent_kernel(params: Params) -> np.ndarray:
 
     The neural tangent kernel of the product, all layers free. Square orthogonal layers give exactly
     ``N`` times the identity (Hu, Xiao and Pennington, 2020).
+
+    >>> import numpy as np; from dlnjax.theory import hessian; hessian.tangent_kernel([np.eye(1)] * 3).tolist()
+    [[3.0]]
     """
     net = _host.chain(params, constrained=[False] * len(params))
     shape = net.layers[-1].shape[0], net.layers[0].shape[1]
@@ -327,6 +362,10 @@ def kernel_condition(params: Params) -> float:
     Jacobian.
 
     Those below 1e-12 of the largest count as zero, so that conditions up to 1e24 are seen.
+
+    >>> import numpy as np; from dlnjax.theory import hessian
+    >>> round(hessian.kernel_condition((np.diag([2.0, 1.0]), np.eye(2))), 6)  # (1 + 2^2) / (1 + 1^2)
+    2.5
     """
     net = _host.chain(params, constrained=[False] * len(params))
     blocks = [np.kron(a, b.T) for a, b in zip(_host.afters(net), _host.befores(net), strict=True)]
@@ -338,6 +377,11 @@ def kernel_condition(params: Params) -> float:
 
 
 def smallest_curvature(params: Params, problem: Problem) -> float:
-    """The smallest eigenvalue of the Euclidean Hessian over the layers, none of them constrained."""
+    """The smallest eigenvalue of the Euclidean Hessian over the layers, none of them constrained.
+
+    >>> import numpy as np; from dlnjax import problem; from dlnjax.theory import hessian
+    >>> round(hessian.smallest_curvature((np.zeros((1, 1)),) * 2, problem.whitened(np.eye(1))), 6)
+    -1.0
+    """
     found = matrix(params, problem, constrained=[False] * network.num_layers(params))
     return float(np.linalg.eigvalsh(found)[0])

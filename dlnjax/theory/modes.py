@@ -20,6 +20,11 @@ def speed(strength: Any, singular_value: Any, num_layers: int) -> Any:
 
     Raises:
       ValueError: a negative strength, of which the power is not real, or arguments that are none.
+
+    Example:
+      >>> from dlnjax.theory import modes
+      >>> float(modes.speed(0.5, 1.0, 2))  # 2 * 0.5 (1 - 0.5)
+      0.5
     """
     strength, s = np.asarray(strength, np.float64), np.asarray(singular_value, np.float64)
     _check_depth(num_layers)
@@ -44,7 +49,8 @@ def trajectory(times: Any, start: float, singular_value: float, num_layers: int)
       ValueError: a start or singular value that is not positive, negative times, no layer.
 
     Example:
-      >>> round(float(trajectory(1.0, 0.1, 1.0, 2)), 6)
+      >>> from dlnjax.theory import modes
+      >>> round(float(modes.trajectory(1.0, 0.1, 1.0, 2)), 6)
       0.450853
     """
     _check(start, singular_value, num_layers)
@@ -87,6 +93,11 @@ def time_to_reach(strength: Any, start: float, singular_value: float, num_layers
 
     Raises:
       ValueError: a strength that the mode never has after its start; arguments as in :func:`trajectory`.
+
+    Example:
+      >>> from dlnjax.theory import modes
+      >>> round(float(modes.time_to_reach(0.5, 0.1, 1.0, 2)), 6)  # log(9) / 2
+      1.098612
     """
     _check(start, singular_value, num_layers)
     strength, s = np.asarray(strength, dtype=np.float64), singular_value
@@ -131,6 +142,11 @@ def time_to_learn(start: float, singular_value: float, num_layers: int, fraction
 
     Raises:
       ValueError: a fraction outside [start/s, 1), or arguments as in :func:`trajectory`.
+
+    Example:
+      >>> from dlnjax.theory import modes
+      >>> [round(modes.time_to_learn(1e-3, s, 2), 2) for s in (4.0, 1.0)]  # the strong mode first
+      [1.04, 3.45]
     """
     _check(start, singular_value, num_layers)
     if not start / singular_value <= fraction < 1:

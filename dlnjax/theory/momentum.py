@@ -28,6 +28,11 @@ def mode_factor(eigenvalue: Any, momentum: Any) -> np.ndarray:
 
     Raises:
       ValueError: a momentum outside [0, 1).
+
+    Example:
+      >>> from dlnjax.theory import momentum
+      >>> momentum.mode_factor([0.1, 0.25], [0.0, 0.25]).round(6).tolist()  # plain, and at the double root
+      [0.9, 0.5]
     """
     momentum = np.asarray(momentum, dtype=np.float64)
     if not np.all((momentum >= 0) & (momentum < 1)):
@@ -50,6 +55,12 @@ def predict(rate: Rate, momentum: float) -> float:
 
     Raises:
       ValueError: a momentum outside [0, 1).
+
+    Example:
+      >>> from dlnjax.theory import momentum, spectrum
+      >>> rate = spectrum.rate(spectrum.extremes([0.25, 0.5]), 0.1, 2)
+      >>> momentum.predict(rate, 0.0), momentum.predict(rate, 0.25)  # both modes at the modulus sqrt(0.25)
+      (0.75, 0.5)
     """
     return float(np.max(mode_factor([rate.eigenvalue_min, rate.eigenvalue_max], momentum)))
 
@@ -62,6 +73,12 @@ def step_max(rate: Rate, step_size: float, momentum: float) -> float:
 
     Raises:
       ValueError: a momentum outside [0, 1), a step size that is not positive.
+
+    Example:
+      >>> from dlnjax.theory import momentum, spectrum
+      >>> rate = spectrum.rate(spectrum.extremes([0.25, 0.5]), 0.1, 2)
+      >>> round(momentum.step_max(rate, 0.1, 0.5), 6)  # 2 (1 + 0.5) 0.1 / 0.5
+      0.6
     """
     mode_factor(1.0, momentum)
     _check_step(step_size)
@@ -77,6 +94,12 @@ def best(rate: Rate, step_size: float) -> Best:
 
     Raises:
       ValueError: a saddle, where every step grows; a step size that is not positive.
+
+    Example:
+      >>> from dlnjax.theory import momentum, spectrum
+      >>> rate = spectrum.rate(spectrum.extremes([0.25, 2.25]), 0.1, 2)
+      >>> momentum.best(rate, 0.1)
+      Best(factor=0.5, momentum=0.25, step_size=0.1)
     """
     _check_step(step_size)
     if not 0 < rate.eigenvalue_min <= rate.eigenvalue_max < np.inf:

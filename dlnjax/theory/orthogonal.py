@@ -61,6 +61,14 @@ def step(
       ValueError: a matrix that is not square or not orthogonal, a negative step, no layer, or a map that does
         not commute
         with conjugation. Traced values are not checked.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax.theory import orthogonal
+      >>> turn = jnp.array([[0.0, -1.0], [1.0, 0.0]])
+      >>> product = orthogonal.step(jnp.eye(2), turn, 0.1, 3, "exp")  # turned by N eta
+      >>> round(float(product[0, 1]), 4)  # sin(0.3)
+      0.2955
     """
     if retraction not in MAPS:
         raise ValueError(f"{retraction!r} does not commute with conjugation; give one of {', '.join(MAPS)}")
@@ -71,7 +79,15 @@ def step(
 def single_layer_step(
     product: jax.Array, gradient: jax.Array, step_size: Number, num_layers: Count
 ) -> jax.Array:
-    """One orthogonal layer along its geodesic at the step ``N eta``: what N layers do under ``"exp"`` [derived]."""
+    """One orthogonal layer along its geodesic at the step ``N eta``: what N layers do under ``"exp"`` [derived].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax.theory import orthogonal
+      >>> turn = jnp.array([[0.0, -1.0], [1.0, 0.0]])
+      >>> round(float(orthogonal.single_layer_step(jnp.eye(2), turn, 0.1, 3)[0, 1]), 4)  # sin(0.3)
+      0.2955
+    """
     field = _field(product, gradient, step_size, num_layers)
     return matmul(jax.scipy.linalg.expm(-num_layers * step_size * field), product)
 

@@ -78,8 +78,9 @@ def predict(
     Example:
       >>> import numpy as np
       >>> from dlnjax import problem
+      >>> from dlnjax.theory import rates
       >>> target = problem.Quadratic(*[np.diag([3.0, 1.0])] * 2, floor=0.0)
-      >>> rate = predict((np.diag([3.0, 1.0]), np.eye(2)), target, step_size=0.1)
+      >>> rate = rates.predict((np.diag([3.0, 1.0]), np.eye(2)), target, step_size=0.1)
       >>> [round(float(x), 6) for x in (rate.factor, rate.step_max, rate.gradient)]
       [0.9, 0.333333, 0.0]
     """
@@ -134,6 +135,15 @@ def predict_reduced(
 
     Raises:
       ValueError: as :func:`predict`; fewer than two layers.
+
+    Example:
+      >>> import numpy as np
+      >>> from dlnjax import problem
+      >>> from dlnjax.theory import rates
+      >>> goal = problem.whitened(np.diag([3.0, 1.0]))
+      >>> rate = rates.predict_reduced(np.diag([3.0, 1.0]), np.eye(2), 10, goal, 0.1)
+      >>> round(rate.eigenvalue_max, 6)  # mu (1 + (N - 1) (3^2 + 1^2) / 2)
+      4.6
     """
     steps = _host.layer_steps(step_size, scales, num_layers)
     data, first, frame = _host.data(problem), _host.array(first), _host.array(frame)
@@ -205,6 +215,14 @@ def operator(
 
     The metric that the layers' steps put on products, at any layers; it is the whole linearised step only where there
     is no residual, which :func:`predict` checks. Forms the whole matrix.
+
+    Example:
+      >>> import numpy as np
+      >>> from dlnjax import problem
+      >>> from dlnjax.theory import rates
+      >>> k = rates.operator((np.eye(2), np.eye(2)), problem.whitened(np.eye(2)), step_size=0.1)
+      >>> np.linalg.eigvalsh(k).round(6).tolist()  # W_2 moves the skew direction only
+      [0.1, 0.1, 0.1, 0.2]
     """
     net = _host.chain(params, step_size, scales, constrained)
     data = _host.data(problem)

@@ -29,6 +29,11 @@ def condition(rate: Rate) -> float:
 
     Raises:
       ValueError: a saddle, which has no best step.
+
+    Example:
+      >>> from dlnjax.theory import closed, scaling
+      >>> round(scaling.condition(closed.closed_form([1.0], dims=(2, 1, 2), step_size=0.1, scales=(1, 1, 3))), 6)
+      3.0
     """
     if not 0 < rate.eigenvalue_min <= rate.eigenvalue_max < np.inf:
         raise ValueError(
@@ -39,32 +44,65 @@ def condition(rate: Rate) -> float:
 
 
 def at_best_step(rate: Rate, scales: Sequence[float]) -> Scaling:
-    """The scaling with ``mu_opt``, from a rate predicted at step size 1."""
+    """The scaling with ``mu_opt``, from a rate predicted at step size 1.
+
+    Example:
+      >>> from dlnjax.theory import closed, scaling
+      >>> rate = closed.closed_form([1.0], dims=(2, 1, 2), step_size=1.0, scales=(1, 1, 3))
+      >>> scaling.at_best_step(rate, (1, 1, 3))
+      Scaling(scales=(1.0, 1.0, 3.0), step_size=0.5, factor=0.5)
+    """
     ratio = condition(rate)
     first, middle, last = (float(s) for s in scales)
     return Scaling((first, middle, last), rate.step_optimal, (ratio - 1) / (ratio + 1))
 
 
 def discrepant(singular_values: Sequence[float], dims: Sequence[int]) -> Scaling:
-    """The steps of Qin, Tan and Zhu, 2024: 1 and ``1/sigma_1^2`` for every other layer."""
+    """The steps of Qin, Tan and Zhu, 2024: 1 and ``1/sigma_1^2`` for every other layer.
+
+    Example:
+      >>> from dlnjax.theory import scaling
+      >>> scaling.discrepant([2.0, 1.0], (2, 2, 2, 2)).scales
+      (1.0, 0.25, 0.25)
+    """
     return _closed(singular_values, dims)((1.0, *[1 / _largest(singular_values) ** 2] * 2))
 
 
 def middle(singular_values: Sequence[float], dims: Sequence[int]) -> Scaling:
-    """1, ``1/((N-2) sigma_1^2)`` and ``1/sigma_1^2``: factor and edge independent of depth for ``N >= 3``."""
+    """1, ``1/((N-2) sigma_1^2)`` and ``1/sigma_1^2``: factor and edge independent of depth for ``N >= 3``.
+
+    Example:
+      >>> from dlnjax.theory import scaling
+      >>> [round(scaling.middle([2.0, 1.0], (2,) * (depth + 1)).factor, 4) for depth in (3, 100)]
+      [0.3846, 0.3846]
+    """
     last = 1 / _largest(singular_values) ** 2
     return _closed(singular_values, dims)((1.0, last / max(len(dims) - 3, 1), last))
 
 
 def best_ratio(singular_values: Sequence[float], dims: Sequence[int]) -> Scaling:
-    """The best single ratio between the first layer's step and everybody else's."""
+    """The best single ratio between the first layer's step and everybody else's.
+
+    Example:
+      >>> from dlnjax.theory import scaling
+      >>> discrepant, tuned = (f([2.0, 1.0], (4, 2, 2, 4)) for f in (scaling.discrepant, scaling.best_ratio))
+      >>> tuned.factor < discrepant.factor
+      True
+    """
     evaluate = _closed(singular_values, dims)
     guess = -2 * np.log(_largest(singular_values))
     return optimise(lambda x: evaluate((1.0, *[float(np.exp(x[0]))] * 2)), [guess])
 
 
 def best(singular_values: Sequence[float], dims: Sequence[int]) -> Scaling:
-    """The best first, middle and last scales; no worse than :func:`middle`, where the search starts."""
+    """The best first, middle and last scales; no worse than :func:`middle`, where the search starts.
+
+    Example:
+      >>> from dlnjax.theory import scaling
+      >>> tuned, middle = (f([2.0, 1.0], (4, 2, 2, 4)) for f in (scaling.best, scaling.middle))
+      >>> tuned.factor <= middle.factor
+      True
+    """
     evaluate = _closed(singular_values, dims)
     start = [float(np.log(s)) for s in middle(singular_values, dims).scales[1:]]
     return optimise(lambda x: evaluate((1.0, float(np.exp(x[0])), float(np.exp(x[1])))), start)
@@ -104,6 +142,12 @@ def optimise(
 
     Raises:
       ValueError: no end within ``sweeps``.
+
+    Example:
+      >>> from dlnjax.theory import scaling
+      >>> tuned = scaling.optimise(lambda x: scaling.Scaling((1, 1, 1), 0.1, float(abs(x[0] - 2))), [0.0])
+      >>> round(tuned.factor, 6)
+      0.0
     """
     point = np.array(start, dtype=np.float64)
     found, step = evaluate(point), 1.0

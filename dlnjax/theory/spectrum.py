@@ -56,6 +56,11 @@ def extremes(
 
     Raises:
       ValueError: no nonzero eigenvalue; eigenvalues that rounding hides; an ambiguous spectrum; not finite.
+
+    Example:
+      >>> from dlnjax.theory import spectrum
+      >>> spectrum.extremes([0.0, 2.0, 1.0, 1e-30], zeros=2)
+      Extremes(smallest=1.0, largest=2.0, nonzero=2)
     """
     values = np.asarray(eigenvalues, dtype=np.float64).ravel()
     counts = np.ones(values.size, int) if multiplicity is None else np.asarray(multiplicity).ravel()
@@ -109,6 +114,12 @@ def rate(found: Extremes, step_size: float, total: int, gradient: float = math.n
 
     Raises:
       ValueError: a step size that is not positive and finite, or a spectrum that is not finite.
+
+    Example:
+      >>> from dlnjax.theory import spectrum
+      >>> rate = spectrum.rate(spectrum.Extremes(0.1, 0.4, 3), 0.1, 4)
+      >>> rate.factor, rate.num_zero, round(rate.step_max, 6), round(rate.step_optimal, 6)
+      (0.9, 1, 0.5, 0.4)
     """
     low, high, mu = found.smallest, found.largest, float(step_size)
     if not (mu > 0 and math.isfinite(mu)):
@@ -191,6 +202,14 @@ def bordered_extremes(
 
     Raises:
       ValueError: a smallest eigenvalue that rounding hides.
+
+    Example:
+      >>> import numpy as np
+      >>> from dlnjax.theory import spectrum
+      >>> matrix = spectrum.Bordered(np.array([2.0]), 1, lambda t: np.array([[2 - t - 1 / (2 - t)]]), 10.0)
+      >>> ends = spectrum.bordered_extremes(matrix, 2, 0)  # of [[2, 1], [1, 2]]
+      >>> [round(float(x), 6) for x in ends[:2]]
+      [1.0, 3.0]
     """
     high = matrix.bound
     while matrix.below(high) < total:
@@ -230,6 +249,12 @@ def lanczos_largest(
 
     Raises:
       ValueError: not converged; form the operator or reduce it instead.
+
+    Example:
+      >>> import numpy as np
+      >>> from dlnjax.theory import spectrum
+      >>> round(spectrum.lanczos_largest(lambda x: np.array([1.0, 2.0, 5.0]) * x, np.ones(3)), 6)
+      5.0
     """
     metric = inner if inner is not None else (lambda x: x)
     weighted = metric(start)
@@ -280,6 +305,14 @@ def lanczos_extremes(
 
     Raises:
       ValueError: not converged.
+
+    Example:
+      >>> import numpy as np
+      >>> from dlnjax.theory import spectrum
+      >>> seen = np.array([1.0, 1.0, 0.0])  # the range of the map
+      >>> ends = spectrum.lanczos_extremes(lambda x: np.array([1.0, 4.0, 0.0]) * x, np.ones(3), lambda x: seen * x)
+      >>> round(ends.smallest, 6), round(ends.largest, 6)
+      (1.0, 4.0)
     """
     largest = lanczos_largest(apply, project(start), inner)
     shift = 1.01 * largest
