@@ -232,8 +232,8 @@ def _minimisers(
         gradient = matmul(x, (above - below)[:, None])[:, 0] + ridge * w
         spread = high * low
         terms = jnp.maximum(above, below) + spread * matmul(jnp.abs(w)[None], jnp.abs(x))[0]
-        scale = jnp.linalg.norm(matmul(jnp.abs(x), terms[:, None])[:, 0] + ridge * jnp.abs(w))
-        size = jnp.linalg.norm(gradient)
+        scale = jnp.max(matmul(jnp.abs(x), terms[:, None])[:, 0] + ridge * jnp.abs(w))
+        size = jnp.max(jnp.abs(gradient))  # no squares, which small numbers do not survive
         return gradient, jnp.where(size == 0, 0, size / jnp.where(scale > 0, scale, 1)), spread
 
     def step(w: jax.Array, target: jax.Array) -> jax.Array:
