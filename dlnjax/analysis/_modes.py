@@ -59,10 +59,10 @@ class Slowest(NamedTuple):
 class _Projection(NamedTuple):
     """Weighted modes ``(T, m)``, their QR factors, the amplitudes and the residual."""
 
-    modes: Vector
-    q: Vector
-    amplitudes: Vector
-    residual: Vector
+    modes: NDArray
+    q: NDArray
+    amplitudes: NDArray
+    residual: NDArray
 
 
 def slowest_of(window: Window, most: int) -> list[Slowest]:

@@ -4,7 +4,12 @@
 A row is a kind of curve: one to four modes whose rates are ``gap`` of the slowest apart, amplitudes drawn over two
 decades, rates over three; the root of the sum of their squares (``norm``: orthogonal modes) or the absolute value of
 their sum (``sum``), with factors or amplitudes of alternating sign; a noise floor; and so many records, which end at
-the floor, at 1e-8 of the start or deep in the floor. A curve without an interval counts as not answered.
+the floor, at 1e-8 of the start or deep in the floor. A curve without an interval counts as not answered, and a row with
+few answers says little by itself: 11 rows have none, 13 more fewer than 20.
+
+The constants of :mod:`dlnjax.analysis.rates` were chosen by looking at these very curves. So the kinds were drawn again
+with 40 fresh seeds each: 908 of 908 intervals hold the truth. Gaps below 1% are left out of the table because there the
+intervals do not keep their promise (see there).
 """
 
 from __future__ import annotations
@@ -89,8 +94,8 @@ def curve(kind: Kind, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
         factors = factors * _ALTERNATE[: kind.modes]
     elif kind.signs == "amplitudes":
         amplitudes = amplitudes * _ALTERNATE[: kind.modes]
-    floor = 10 ** rng.uniform(kind.floor, kind.floor + 3)
-    start = np.linalg.norm(amplitudes)
+    floor = float(10 ** rng.uniform(kind.floor, kind.floor + 3))
+    start = float(np.linalg.norm(amplitudes))
     end = rng.choice([floor / start, 1e-8, 1e-2 * floor / start])
     every = max(1, int(np.ceil(np.clip(np.log(end), -40, -3) / np.log(1 - slowest) / kind.records)))
     steps = every * np.arange(kind.records + 1.0)
@@ -126,9 +131,9 @@ def read(path: Path | str) -> list[Row]:
     with Path(path).open(encoding="utf-8", newline="") as file:
         _, *table = csv.reader(file)
     rows = []
-    for gap, modes, total, signs, floor, precision, records, *counts, width in table:
+    for gap, modes, total, signs, floor, precision, records, draws, answered, covered, width in table:
         kind = Kind(float(gap), int(modes), total, signs, int(floor), precision, int(records))
-        rows.append(Row(kind, *map(int, counts), float(width or "nan")))
+        rows.append(Row(kind, int(draws), int(answered), int(covered), float(width or "nan")))
     return rows
 
 

@@ -13,7 +13,8 @@ Coverage is measured: results/methods/intervals.csv holds the share of intervals
 to 50%, one to four modes, floors, lengths, signs and precisions (:mod:`dlnjax.analysis.coverage`).
 
 What no fit can see is a slower mode that has not surfaced above the floor; comparing with the prediction is what
-finds it. Modes closer than a hundredth of their rate may count as one, the interval then being about their mean.
+finds it. Modes closer than a hundredth of their rate may count as one, the interval then being about their mean: of
+fresh curves with two modes 0.5% apart 1 interval of 20 missed the slower, 0.1% apart 7 of 40.
 """
 
 from __future__ import annotations
