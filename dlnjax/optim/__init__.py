@@ -14,10 +14,12 @@ from dlnjax.optim._line_search import ArmijoState, PolyakState, armijo_search, s
 from dlnjax.optim._momentum import MomentumState, transport_momentum
 from dlnjax.optim._muon import muon, spectral_direction, to_spectral
 from dlnjax.optim._pogo import leap, pogo
+from dlnjax.optim._precision import MasterState, master_copy
 from dlnjax.optim._product import Product, hessian_vector
 from dlnjax.optim._recipes import adam, armijo, gd, heavy_ball, nesterov, polyak, rgd
 from dlnjax.optim._retract import retract
 from dlnjax.optim._select import chain, labels, off, on
+from dlnjax.optim._start import StartState
 from dlnjax.optim._step import StepState, scale_by_step
 from dlnjax.optim._tangent import project_to_tangent
 from dlnjax.optim._trust_region import TrustRegionState, trust_region
@@ -28,10 +30,12 @@ __all__ = [
     "ArmijoState",
     "ConjugateState",
     "DriftState",
+    "MasterState",
     "MatrixAxes",
     "MomentumState",
     "PolyakState",
     "Product",
+    "StartState",
     "StepState",
     "TrustRegionState",
     "WolfeState",
@@ -50,6 +54,7 @@ __all__ = [
     "landing",
     "lbfgs",
     "leap",
+    "master_copy",
     "muon",
     "nesterov",
     "off",

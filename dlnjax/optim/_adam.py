@@ -10,8 +10,10 @@ import optax
 from jaxtyping import Array, Int
 
 from dlnjax import stiefel
-from dlnjax.optim._leaves import Axes, map_matrices, named_leaves, specs, to_matrix
-from dlnjax.optim._momentum import cast, check_decay, zeros
+from dlnjax.optim._leaves import Axes, map_matrices, need_params, specs, to_matrix
+from dlnjax.optim._momentum import zeros
+from dlnjax.optim._number import Number, cast, check_decay, check_rounded, number
+from dlnjax.optim._precision import widen_like
 
 KINDS = ("scalar", "elementwise")
 
@@ -29,9 +31,9 @@ class AdamState(NamedTuple):
 
 
 def scale_by_tangent_adam(
-    b1: float | jax.Array = 0.9,
-    b2: float | jax.Array = 0.999,
-    eps: float | jax.Array = 1e-8,
+    b1: Number = 0.9,
+    b2: Number = 0.999,
+    eps: Number = 1e-8,
     *,
     second: Literal["scalar", "elementwise"] = "scalar",
     axes: Axes = None,
@@ -50,23 +52,33 @@ def scale_by_tangent_adam(
 
     Raises:
       ValueError: another kind, decays out of range; in update, missing params or shapes that do not fit.
+
+    Example:
+      >>> import optax
+      >>> from dlnjax import optim
+      >>> optimizer = optax.chain(  # optim.adam, for params that are all orthonormal
+      ...     optim.project_to_tangent(), optim.scale_by_tangent_adam(), optim.scale_by_step(0.01), optim.retract()
+      ... )
     """
     if second not in KINDS:
         raise ValueError(f"second is {second!r}; choose one of {', '.join(KINDS)}")
-    check_decay("b1", b1)
-    check_decay("b2", b2)
+    b1, b2, eps = check_decay("b1", b1), check_decay("b2", b2), number("eps", eps)
     scalar = second == "scalar"
 
     def init(params: Any) -> AdamState:
         first = zeros("scale_by_tangent_adam", params)
+        jax.tree.map(lambda m: [check_rounded(*decay, m) for decay in (("b1", b1), ("b2", b2))], first)
         start = _matrix_means(first, axes) if scalar else jax.tree.map(jnp.zeros_like, first)
         return AdamState(jnp.zeros((), jnp.int32), first, start)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AdamState]:
+        need_params(params, "scale_by_tangent_adam")
+
         def moved(point: jax.Array, m: jax.Array, u: jax.Array) -> jax.Array:
             return _average(b1, stiefel.transport(point, m), u)
 
         first = map_matrices(moved, axes, "scale_by_tangent_adam", params, state.first, updates)
+        updates = jax.tree.map(widen_like, updates, params)
         squares = _matrix_means(updates, axes) if scalar else jax.tree.map(jnp.square, updates)
         moments = jax.tree.map(lambda v, s: _average(b2, v, s), state.second, squares)
         count = jnp.asarray(optax.safe_increment(state.steps))
@@ -82,11 +94,11 @@ def scale_by_tangent_adam(
     return optax.GradientTransformation(init, update)
 
 
-def _average(decay: float | jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+def _average(decay: Number, old: jax.Array, new: jax.Array) -> jax.Array:
     return cast(decay, old) * old + (1 - cast(decay, old)) * new
 
 
-def _missing(decay: float | jax.Array, count: jax.Array, like: jax.Array) -> jax.Array:
+def _missing(decay: Number, count: jax.Array, like: jax.Array) -> jax.Array:
     """``1 - decay^count``, the weight the average has seen so far."""
     return 1 - cast(decay, like) ** count.astype(like.dtype)
 
@@ -95,7 +107,7 @@ def _matrix_means(tree: Any, axes: Axes) -> Any:
     """Mean square entry of each matrix, ``(batch..., 1, 1)``."""
     leaves = [
         jnp.mean(jnp.square(to_matrix(leaf, spec)), axis=(-2, -1), keepdims=True)
-        for (_, leaf), spec in zip(named_leaves(tree), specs(axes, tree), strict=True)
+        for leaf, spec in zip(jax.tree.leaves(tree), specs(axes, tree), strict=True)
     ]
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dlnjax import stiefel
-from dlnjax._types import Retraction
-from dlnjax.optim._leaves import Axes, need_params
+from dlnjax.optim._leaves import Axes, OnStart, need_params
+from dlnjax.optim._precision import in_float32
 from dlnjax.optim._product import Product, add, choose, inner
-from dlnjax.optim._retract import Last
+from dlnjax.optim._retract import AnyRetraction, Last
 from dlnjax.optim._select import Labels
+from dlnjax.optim._start import complete, inside
 from dlnjax.optim._wolfe import wolfe_search
 
 
@@ -45,13 +45,19 @@ def conjugate(space: Product, rule: str = "polak_ribiere") -> optax.GradientTran
 
     Args:
       space: projection of the tree. rule: one of those.
+
+    Example:
+      >>> import optax
+      >>> from dlnjax import optim
+      >>> space = optim.Product(constrained=True)
+      >>> optimizer = optax.chain(optim.conjugate(space), optim.wolfe_search(space, curvature=0.1))
     """
     if rule not in RULES:
         raise ValueError(f"rule is {rule!r}; choose one of {', '.join(RULES)}")
 
     def init(params: Any) -> ConjugateState:
-        zero = jax.tree.map(jnp.zeros_like, params)
-        return ConjugateState(zero, zero)
+        direction, gradient = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+        return ConjugateState(direction, gradient)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, ConjugateState]:
         need_params(params, "conjugate")
@@ -65,7 +71,7 @@ def conjugate(space: Product, rule: str = "polak_ribiere") -> optax.GradientTran
         direction = choose(inner(mixed, gradient) > 0, mixed, gradient)
         return direction, ConjugateState(direction, gradient)
 
-    return optax.GradientTransformation(init, update)
+    return in_float32(optax.GradientTransformation(init, update), finishes=False)
 
 
 def conjugate_gradient(
@@ -75,9 +81,10 @@ def conjugate_gradient(
     decrease: float = 1e-4,
     curvature: float = 0.1,
     max_trials: int = 25,
-    retraction: Retraction = stiefel.retract_polar,
+    retraction: AnyRetraction = "polar",
     constrained: Labels = None,
     axes: Axes = None,
+    on_start: OnStart = "raise",
 ) -> optax.GradientTransformationExtraArgs:
     """Riemannian non-linear conjugate gradients; ``update`` takes ``value`` and ``value_fn``.
 
@@ -87,7 +94,7 @@ def conjugate_gradient(
     Args:
       step_size: the first trial of the first search.
       rule: see :func:`conjugate`. decrease, curvature, max_trials: see :func:`wolfe_search`.
-      retraction, constrained, axes: as in :func:`rgd`.
+      retraction, constrained, axes, on_start: as in :func:`rgd`.
     """
     space = Product(constrained, retraction, axes)
     search = wolfe_search(
@@ -97,6 +104,7 @@ def conjugate_gradient(
         decrease=decrease,
         curvature=curvature,
         max_trials=max_trials,
+        on_start=inside(on_start),
     )
     chained = optax.chain(conjugate(space, rule), search)
-    return Last(chained.init, chained.update)
+    return complete(Last(chained.init, chained.update), constrained, axes, on_start)

@@ -11,7 +11,8 @@ from jax import lax
 from jaxtyping import Array, Int
 
 from dlnjax import stiefel
-from dlnjax.optim._leaves import Axes, map_matrices
+from dlnjax.optim._leaves import Axes, move_matrices
+from dlnjax.optim._precision import in_float32
 from dlnjax.optim._retract import Last
 
 
@@ -39,20 +40,28 @@ def control_drift(every: int, *, axes: Axes = None) -> optax.GradientTransformat
 
     Raises:
       ValueError: k < 1; in update, missing params or shapes that do not fit.
+
+    Example:
+      >>> import optax
+      >>> from dlnjax import optim
+      >>> straight = lambda point, step: point + step  # a "retraction" that drifts
+      >>> optimizer = optim.chain(
+      ...     optim.project_to_tangent(), optim.scale_by_step(0.1), optim.retract(straight), optim.control_drift(10)
+      ... )
     """
     if every < 1:
         raise ValueError(f"every is {every}; give a number of steps of at least 1")
 
     def corrected(point: jax.Array, u: jax.Array) -> jax.Array:
-        return stiefel.project(point + u) - point
+        return stiefel.project(point + u)
 
     def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, DriftState]:
         count = jnp.asarray(optax.safe_increment(state.steps))
         due = count % every == 0
 
         def now(u: Any) -> Any:
-            return map_matrices(corrected, axes, "control_drift", params, u)
+            return move_matrices(corrected, axes, "control_drift", params, u)
 
         return lax.cond(due, now, lambda u: u, updates), DriftState(count)
 
-    return DriftControl(lambda params: DriftState(jnp.zeros((), jnp.int32)), update)
+    return in_float32(DriftControl(lambda params: DriftState(jnp.zeros((), jnp.int32)), update))

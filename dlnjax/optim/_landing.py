@@ -8,9 +8,12 @@ import jax
 import optax
 
 from dlnjax import stiefel
-from dlnjax.optim._leaves import Axes, check_points, map_matrices
+from dlnjax.optim._leaves import Axes, OnStart, check_points, map_matrices
+from dlnjax.optim._number import Number, is_known, number
+from dlnjax.optim._precision import rounded_step
 from dlnjax.optim._retract import Last
 from dlnjax.optim._select import Labels, chain, on
+from dlnjax.optim._start import complete, inside
 from dlnjax.optim._step import StepSize, scale_by_step
 
 Metric = Literal["embedded", "canonical"]
@@ -19,7 +22,7 @@ FARTHEST = 0.4
 
 
 def land(
-    attraction: float | jax.Array = 1.0, *, metric: Metric = "embedded", axes: Axes = None
+    attraction: Number = 1.0, *, metric: Metric = "embedded", axes: Axes = None
 ) -> optax.GradientTransformation:
     r"""Replace each update g by the landing field ``A W + lambda W (W^T W - I)``; stateless.
 
@@ -31,8 +34,13 @@ def land(
       attraction: lambda >= 0.
       metric: whose Riemannian gradient the first term is on the manifold.
       axes: which axes form the matrix, see :class:`MatrixAxes`.
+
+    Example:
+      >>> from dlnjax import optim
+      >>> optimizer = optim.chain(optim.land(2.0), optim.scale_by_step(0.1), optim.stay_near())  # optim.landing
     """
-    if isinstance(attraction, (int, float)) and not 0 <= attraction < float("inf"):
+    attraction = number("attraction", attraction)
+    if is_known(attraction) and not 0 <= attraction < float("inf"):
         raise ValueError(f"attraction is {attraction}; it must be finite and not negative")
 
     def field(point: jax.Array, g: jax.Array) -> jax.Array:
@@ -45,43 +53,62 @@ def land(
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def stay_near(distance: float = 0.25, *, axes: Axes = None) -> optax.GradientTransformation:
+def check_distance(distance: Number) -> Number:
+    """A distance from the manifold within which the field of :func:`land` descends."""
+    distance = number("distance", distance)
+    if is_known(distance) and not 0 < distance <= FARTHEST:
+        raise ValueError(f"distance is {distance}; it must lie in (0, {FARTHEST}]")
+    return distance
+
+
+def stay_near(
+    distance: Number = 0.25, *, axes: Axes = None, on_start: Literal["raise", "ignore"] = "raise"
+) -> optax.GradientTransformation:
     """Shorten a step so that ``||W^T W - I||_F <= distance`` holds after it, whatever its size; the last link.
 
     Per matrix, by :func:`dlnjax.stiefel.kept_near`: steps that are short enough pass untouched.
 
     Args:
       distance: in (0, 0.4]: farther out the field of :func:`land` need not descend.
-      axes: which axes form the matrix, see :class:`MatrixAxes`.
+      axes: which axes form the matrix, see :class:`MatrixAxes`. on_start: see :func:`retract`.
 
     Raises:
-      ValueError: another distance; at init, a (concrete) point off the manifold.
+      ValueError: another distance; at init, a point off the manifold.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import optim
+      >>> link, point = optim.stay_near(0.25), jnp.eye(2)
+      >>> updates, _ = link.update(jnp.ones((2, 2)), link.init(point), point)
+      >>> moved = point + updates
+      >>> bool(jnp.linalg.norm(moved.T @ moved - jnp.eye(2)) <= 0.25 + 1e-6)
+      True
     """
-    if not 0 < distance <= FARTHEST:
-        raise ValueError(f"distance is {distance}; it must lie in (0, {FARTHEST}]")
+    distance = check_distance(distance)
 
     def init(params: Any) -> Any:
-        check_points("stay_near", params, axes)
+        check_points("stay_near", params, axes, on_start)
         return optax.EmptyState()
 
     def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
         def shortened(point: jax.Array, step: jax.Array) -> jax.Array:
             return stiefel.kept_near(point, step, distance)
 
-        return map_matrices(shortened, axes, "stay_near", params, updates), state
+        return rounded_step(params, map_matrices(shortened, axes, "stay_near", params, updates)), state
 
     return Last(init, update)
 
 
 def landing(
     step_size: StepSize,
-    attraction: float | jax.Array = 1.0,
+    attraction: Number = 1.0,
     *,
-    distance: float = 0.25,
+    distance: Number = 0.25,
     metric: Metric = "embedded",
     scales: Any = None,
     constrained: Labels = None,
     axes: Axes = None,
+    on_start: OnStart = "raise",
 ) -> optax.GradientTransformation:
     r"""The landing algorithm: gradient descent that approaches the manifold instead of staying on it.
 
@@ -93,13 +120,14 @@ def landing(
     and, in the embedded metric, the error as in :func:`rgd` [derived].
 
     Args:
-      step_size, scales, constrained, axes: as in :func:`rgd`.
+      step_size, scales, constrained, axes, on_start: as in :func:`rgd`.
       attraction: lambda.
       distance: of every iterate from the manifold at most, ``||W^T W - I||_F`` (wide: ``W W^T``), in (0, 0.4].
       metric: see :func:`land`.
     """
-    return chain(
+    chained = chain(
         on(constrained, land(attraction, metric=metric, axes=axes)),
         scale_by_step(step_size, scales=scales),
-        on(constrained, stay_near(distance, axes=axes)),
+        on(constrained, stay_near(distance, axes=axes, on_start=inside(on_start))),
     )
+    return complete(chained, constrained, axes, on_start)

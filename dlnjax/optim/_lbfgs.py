@@ -6,14 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from dlnjax import stiefel
-from dlnjax._types import Retraction
-from dlnjax.optim._leaves import Axes, need_params
+from dlnjax.optim._leaves import Axes, OnStart, need_params
+from dlnjax.optim._precision import in_float32
 from dlnjax.optim._product import Product, add, choose, inner
-from dlnjax.optim._retract import Last
+from dlnjax.optim._retract import AnyRetraction, Last
 from dlnjax.optim._select import Labels
+from dlnjax.optim._start import complete, inside
 from dlnjax.optim._wolfe import wolfe_search
 
 #: A pair of step and gradient change enters the memory if the cosine of their angle is above this.
@@ -29,13 +30,20 @@ def transported_lbfgs(space: Product, memory: int = 10) -> optax.GradientTransfo
 
     Args:
       space: projection of the tree. memory: pairs kept, at least 1.
+
+    Example:
+      >>> import optax
+      >>> from dlnjax import optim
+      >>> space = optim.Product(constrained=True)
+      >>> optimizer = optax.chain(optim.transported_lbfgs(space), optim.wolfe_search(space))  # optim.lbfgs
     """
     plain = optax.scale_by_lbfgs(memory)
 
     def init(params: Any) -> Any:
         state: Any = plain.init(params)
-        dtype = jnp.result_type(*jax.tree.leaves(params))
-        return state._replace(weights_memory=state.weights_memory.astype(dtype))
+        dtype = np.result_type(*(leaf.dtype for leaf in jax.tree.leaves(params)))
+        own = jax.tree.map(lambda x: jnp.array(x, copy=True), state)  # optax has one zero in two places
+        return own._replace(weights_memory=own.weights_memory.astype(dtype))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         need_params(params, "transported_lbfgs")
@@ -56,9 +64,10 @@ def transported_lbfgs(space: Product, memory: int = 10) -> optax.GradientTransfo
         )
         with jax.numpy_dtype_promotion("standard"):  # optax counts with integers of two sizes
             direction, new = plain.update(gradient, carried, params)
+        direction = jax.tree.map(lambda u, g: u.astype(g.dtype), direction, gradient)  # of mixed leaves
         return choose(inner(direction, gradient) > 0, direction, gradient), new
 
-    return optax.GradientTransformation(init, update)
+    return in_float32(optax.GradientTransformation(init, update), finishes=False)
 
 
 def _weight(step: Any, change: Any) -> jax.Array:
@@ -74,9 +83,10 @@ def lbfgs(
     decrease: float = 1e-4,
     curvature: float = 0.9,
     max_trials: int = 25,
-    retraction: Retraction = stiefel.retract_polar,
+    retraction: AnyRetraction = "polar",
     constrained: Labels = None,
     axes: Axes = None,
+    on_start: OnStart = "raise",
 ) -> optax.GradientTransformationExtraArgs:
     """Riemannian L-BFGS; ``update`` takes ``value`` and ``value_fn``.
 
@@ -85,9 +95,11 @@ def lbfgs(
 
     Args:
       memory: pairs kept. decrease, curvature, max_trials: see :func:`wolfe_search`.
-      retraction, constrained, axes: as in :func:`rgd`.
+      retraction, constrained, axes, on_start: as in :func:`rgd`.
     """
     space = Product(constrained, retraction, axes)
-    search = wolfe_search(space, decrease=decrease, curvature=curvature, max_trials=max_trials)
+    search = wolfe_search(
+        space, decrease=decrease, curvature=curvature, max_trials=max_trials, on_start=inside(on_start)
+    )
     chained = optax.chain(transported_lbfgs(space, memory), search)
-    return Last(chained.init, chained.update)
+    return complete(Last(chained.init, chained.update), constrained, axes, on_start)

@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
+from jax.experimental import checkify
+
+from dlnjax import stiefel
+from dlnjax.optim._paths import check_alike, is_function, matched, named_leaves
+from dlnjax.optim._precision import displacement, widen, widen_like
 
 Axis = int | tuple[int, ...]
 
@@ -32,7 +38,8 @@ class MatrixAxes(NamedTuple):
     columns: Axis = -1
 
 
-#: One spec for every leaf, a pytree of specs, or a function of the params that returns one; None = last two axes.
+#: One spec for every leaf, a pytree of specs (optax's own dimension numbers too), or a function of the params that
+#: returns one of these; None = last two axes.
 Axes = MatrixAxes | Callable[[Any], Any] | Any | None
 
 
@@ -45,6 +52,11 @@ def _as_spec(spec: Any) -> MatrixAxes:
 
 def _is_spec(x: Any) -> bool:
     return x is None or isinstance(x, MatrixAxes) or hasattr(x, "reduction_axis")
+
+
+#: What to do about a start off the manifold.
+OnStart = Literal["raise", "project", "ignore"]
+STARTS = ("raise", "project", "ignore")
 
 
 def _resolve(axes: Any, ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -83,29 +95,9 @@ def from_matrix(matrix: jax.Array, shape: tuple[int, ...], axes: Any = None) -> 
     )
 
 
-def specs(axes: Axes, tree: Any) -> Any:
-    """One spec per leaf of ``tree``, as a list in leaf order."""
-    given_as_tree = jax.tree.structure(axes, is_leaf=_is_spec) == jax.tree.structure(tree)
-    if callable(axes) and not _is_spec(axes) and not given_as_tree:
-        axes = axes(tree)
-    if _is_spec(axes):
-        return [axes] * jax.tree.structure(tree).num_leaves
-    try:  # a masked tree has empty nodes where axes has a spec, so axes is matched as a prefix
-        parts = jax.tree.map(
-            lambda spec, part: [spec] * jax.tree.structure(part).num_leaves, axes, tree, is_leaf=_is_spec
-        )
-    except (TypeError, ValueError) as error:
-        structures = (
-            f"{jax.tree.structure(axes, is_leaf=_is_spec)} but the leaves have {jax.tree.structure(tree)}"
-        )
-        raise ValueError(f"axes has structure {structures}; give one optim.MatrixAxes a leaf") from error
-    return jax.tree.leaves(parts, is_leaf=lambda x: x is None or isinstance(x, MatrixAxes))
-
-
-def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """``(name, leaf)`` in leaf order; the name is the path as the user would index it."""
-    with_paths = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path) or "(the only leaf)", x) for path, x in with_paths]
+def specs(axes: Axes, tree: Any) -> list[Any]:
+    """One spec per leaf of ``tree``, in leaf order."""
+    return matched("axes", axes(tree) if is_function(axes) else axes, tree, _is_spec)
 
 
 def need_params(params: Any, link: str) -> None:
@@ -120,27 +112,33 @@ def need_loss(
     if value is None or value_fn is None:
         raise ValueError(f"{link} needs the loss: update(..., value=loss, value_fn=loss_fn)")
     unused = {name: given for name, given in extra.items() if name != "grad"}
-    return jnp.asarray(value), lambda params: value_fn(params, **unused)
+    return widen(jnp.asarray(value)), lambda params: widen(value_fn(params, **unused))
 
 
 def map_matrices(function: Callable[..., jax.Array], axes: Axes, link: str, params: Any, *trees: Any) -> Any:
-    """``function(point, *vectors)`` on every leaf seen as a matrix; errors name the link and the leaf."""
+    """``function(point, *vectors)`` on every leaf seen as a matrix; errors name the link and the leaf.
+
+    Leaves of half precision come in float32, and so does what is returned for them.
+    """
     need_params(params, link)
-    structure = jax.tree.structure(params)
     for tree in trees:
-        if jax.tree.structure(tree) != structure:
-            given = jax.tree.structure(tree)
-            raise ValueError(f"{link}: updates have structure {given} but params have {structure}")
+        check_alike(link, tree, params)
     out = []
     rows = zip(named_leaves(params), specs(axes, params), *map(jax.tree.leaves, trees), strict=True)
     for (name, point), spec, *vectors in rows:
         check_leaf(link, name, point, *vectors)
+        wide = [widen(point), *(widen_like(v, point) for v in vectors)]
         try:
-            result = function(to_matrix(point, spec), *(to_matrix(v, spec) for v in vectors))
+            result = function(*(to_matrix(x, spec) for x in wide))
         except (TypeError, ValueError) as error:
             raise type(error)(f"{link}: leaf {name}: {error}") from error
         out.append(from_matrix(result, point.shape, spec))
-    return jax.tree.unflatten(structure, out)
+    return jax.tree.unflatten(jax.tree.structure(params), out)
+
+
+def move_matrices(move: Callable[..., jax.Array], axes: Axes, link: str, params: Any, *trees: Any) -> Any:
+    """Updates that take every leaf to ``move(point, *vectors)``, rounded once where the leaf is of half precision."""
+    return jax.tree.map(displacement, params, map_matrices(move, axes, link, params, *trees))
 
 
 def check_leaf(link: str, name: str, point: Any, *vectors: Any) -> None:
@@ -158,27 +156,36 @@ def check_leaf(link: str, name: str, point: Any, *vectors: Any) -> None:
                 f"{link}: leaf {name}: the update has shape {getattr(vector, 'shape', None)}, "
                 f"the parameter {point.shape}; they must be equal"
             )
-        if vector.dtype != point.dtype:
+        if widen_like(vector, point).dtype != widen(point).dtype:
             raise TypeError(
                 f"{link}: leaf {name}: the update is {vector.dtype}, the parameter {point.dtype}; cast one"
             )
 
 
-def check_points(link: str, params: Any, axes: Axes = None) -> None:
-    """Refuse concrete parameters that are not on the manifold; traced ones cannot be seen and pass."""
+def check_start(on_start: Any) -> None:
+    """Refuse another word."""
+    if on_start not in STARTS:
+        raise ValueError(f"on_start is {on_start!r}; choose one of {', '.join(STARTS)}")
+
+
+def check_points(link: str, params: Any, axes: Axes = None, on_start: OnStart = "raise") -> None:
+    """Refuse parameters that are not on the manifold: traced ones through ``jax.experimental.checkify`` alone."""
     for (name, leaf), spec in zip(named_leaves(params), specs(axes, params), strict=True):
         check_leaf(link, name, leaf)
+        if on_start == "ignore":
+            continue
+        text = f"{link}: leaf {name} of shape {leaf.shape} is off the manifold: its orthonormality error is "
+        remedy = "start from stiefel.project(leaf), give on_start='project', or mask it out"
         if isinstance(leaf, Tracer):
+            matrix = to_matrix(widen(leaf), spec)
+            error = jnp.max(stiefel.orthonormality_error(matrix), initial=0)
+            checkify.debug_check(error <= _allowed(matrix), text + "{error}; " + remedy, error=error)
             continue
         with jax.ensure_compile_time_eval():
-            matrix = np.asarray(to_matrix(leaf, spec))
-        error = _error(matrix)
-        allowed = 10 * float(jnp.finfo(leaf.dtype).eps) ** 0.5
+            matrix = to_matrix(widen(leaf), spec)
+            error, allowed = _error(np.asarray(matrix)), float(_allowed(matrix))
         if not error <= allowed:
-            raise ValueError(
-                f"{link}: leaf {name} of shape {leaf.shape} is off the manifold: its orthonormality error is "
-                f"{error:.1e}, at most {allowed:.0e} is allowed; start from stiefel.project(leaf), or mask it out"
-            )
+            raise ValueError(f"{text}{error:.1e}, at most {allowed:.0e} is allowed; {remedy}")
 
 
 def _error(matrix: np.ndarray) -> float:
@@ -186,3 +193,15 @@ def _error(matrix: np.ndarray) -> float:
     m = m.swapaxes(-1, -2) if m.shape[-1] > m.shape[-2] else m
     residual = m.swapaxes(-1, -2) @ m - np.eye(m.shape[-1])
     return float(np.max(np.sqrt(np.sum(residual**2, axis=(-2, -1))), initial=0))
+
+
+def _allowed(matrix: jax.Array) -> jax.Array:
+    """Loose where all digits are there; twice what rounding an exact point to half precision can do, otherwise.
+
+    Entries rounded by a relative eps/2 move ``W^T W`` by at most ``eps sqrt(p)``. Half precision shows in the digits.
+    """
+    allowed = jnp.asarray(10 * float(jnp.finfo(matrix.dtype).eps) ** 0.5)
+    for half in map(jnp.finfo, (jnp.float16, jnp.bfloat16)):
+        rounded = jnp.all(matrix == lax.reduce_precision(matrix, half.nexp, half.nmant))
+        allowed = jnp.where(rounded, 2 * float(half.eps) * min(matrix.shape[-2:]) ** 0.5, allowed)
+    return allowed

@@ -12,7 +12,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from dlnjax.optim._leaves import need_loss, need_params
-from dlnjax.optim._momentum import cast
+from dlnjax.optim._number import Number, cast, is_known, number, own
+from dlnjax.optim._precision import widen
 from dlnjax.optim._retract import Last
 
 
@@ -39,7 +40,7 @@ def _moved(params: Any, displacement: Any) -> Any:
 def armijo_search(
     finish: optax.GradientTransformation,
     *,
-    step_size: float | jax.Array = 1.0,
+    step_size: Number = 1.0,
     shrink: float = 0.5,
     grow: float = 2.0,
     decrease: float = 1e-4,
@@ -56,18 +57,29 @@ def armijo_search(
 
     Raises:
       ValueError: constants out of range; in update, missing params, ``value`` or ``value_fn``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import optim
+      >>> link = optim.chain(optim.project_to_tangent(), optim.armijo_search(optim.retract()))  # optim.armijo
+      >>> point, loss = jnp.eye(3, 2), lambda w: jnp.sum((w - jnp.ones((3, 2))) ** 2)
+      >>> updates, _ = link.update(
+      ...     2 * (point - 1), link.init(point), point, value=loss(point), value_fn=loss
+      ... )
+      >>> bool(loss(point + updates) < loss(point))
+      True
     """
-    for name, number in (("shrink", shrink), ("decrease", decrease)):
-        if not 0 < number < 1:
-            raise ValueError(f"{name} is {number}; it must lie in (0, 1)")
-    known = isinstance(step_size, (int, float))  # a traced one is the caller's to check
-    if not ((not known or step_size > 0) and grow >= 1 and max_trials >= 1):
+    for name, constant in (("shrink", shrink), ("decrease", decrease)):
+        if not 0 < constant < 1:
+            raise ValueError(f"{name} is {constant}; it must lie in (0, 1)")
+    step_size = number("step_size", step_size)
+    if not ((not is_known(step_size) or step_size > 0) and grow >= 1 and max_trials >= 1):
         raise ValueError(f"step_size {step_size}, grow {grow}, max_trials {max_trials}: need > 0, >= 1, >= 1")
 
     def init(params: Any) -> ArmijoState:
         finish.init(params)
         dtype = jax.dtypes.canonicalize_dtype(float)
-        return ArmijoState(jnp.asarray(step_size / grow, dtype), jnp.zeros((), jnp.int32))
+        return ArmijoState(own(step_size / grow, dtype), jnp.zeros((), jnp.int32))
 
     def update(
         updates: Any,
@@ -80,11 +92,12 @@ def armijo_search(
     ) -> tuple[Any, ArmijoState]:
         need_params(params, "armijo_search")
         value, loss = need_loss("armijo_search", value, value_fn, extra)
+        updates, finish_state = jax.tree.map(widen, updates), finish.init(params)
         slope = _norm_squared(updates, value)
 
         def displacement(t: jax.Array) -> Any:
             steps = jax.tree.map(lambda u: -cast(t, u) * u, updates)
-            return finish.update(steps, finish.init(params), params)[0]
+            return finish.update(steps, finish_state, params)[0]
 
         def fails(t: jax.Array) -> jax.Array:
             new = loss(_moved(params, displacement(t)))
@@ -119,7 +132,7 @@ class PolyakState(NamedTuple):
 
 
 def scale_by_polyak(
-    minimum: float | jax.Array = 0.0, *, max_step_size: float | jax.Array = 1.0
+    minimum: Number = 0.0, *, max_step_size: Number = 1.0
 ) -> optax.GradientTransformationExtraArgs:
     r"""``u <- -min{mu_max, (f - f*) / ||u||^2} u``: Polyak's step on the Riemannian gradient.
 
@@ -130,7 +143,16 @@ def scale_by_polyak(
       max_step_size: mu_max.
 
     ``update`` needs ``value``, the loss at params; without it a ValueError.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import optim
+      >>> link = optim.scale_by_polyak(minimum=0.0, max_step_size=10.0)
+      >>> updates, state = link.update(jnp.array([3.0, 4.0]), link.init(None), value=jnp.array(12.5))
+      >>> print(state.step_size, updates)
+      0.5 [-1.5 -2. ]
     """
+    minimum, max_step_size = number("minimum", minimum), number("max_step_size", max_step_size)
 
     def init(params: Any) -> PolyakState:
         del params
@@ -140,7 +162,7 @@ def scale_by_polyak(
         del params
         if value is None:
             raise ValueError("scale_by_polyak needs the loss: update(..., value=loss)")
-        value = jnp.asarray(value)
+        value, updates = widen(jnp.asarray(value)), jax.tree.map(widen, updates)
         norm = _norm_squared(updates, value)
         excess = jnp.maximum(value - cast(minimum, value), 0)
         step = jnp.minimum(excess / jnp.where(norm > 0, norm, 1), cast(max_step_size, value))

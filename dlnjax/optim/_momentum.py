@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from dlnjax import stiefel
-from dlnjax.optim._leaves import Axes, check_leaf, map_matrices, named_leaves
+from dlnjax.optim._leaves import Axes, check_leaf, map_matrices, need_params
+from dlnjax.optim._number import Number, cast, check_decay, check_rounded
+from dlnjax.optim._paths import named_leaves
+from dlnjax.optim._precision import widen, widen_like
 
 
 class MomentumState(NamedTuple):
@@ -21,7 +24,7 @@ class MomentumState(NamedTuple):
 
 
 def transport_momentum(
-    decay: float | jax.Array, *, nesterov: bool = False, axes: Axes = None
+    decay: Number, *, nesterov: bool = False, axes: Axes = None
 ) -> optax.GradientTransformation:
     r"""``m <- beta P_W(m) + u``: heavy ball, whose old momentum is first projected on the new tangent space.
 
@@ -29,25 +32,37 @@ def transport_momentum(
     :func:`project_to_tangent`); its outputs are tangent then.
 
     Args:
-      decay: beta in [0, 1), a float or a scalar array.
+      decay: beta in [0, 1), a number or a scalar array.
       nesterov: look-ahead form, as in ``optax.trace``.
       axes: which axes form the matrix, see :class:`MatrixAxes`.
 
     Raises:
-      ValueError: a float decay outside [0, 1); in update, missing params or shapes that do not fit.
+      ValueError: a number outside [0, 1); in update, missing params or shapes that do not fit.
+
+    Example:
+      >>> import optax
+      >>> from dlnjax import optim
+      >>> optimizer = optax.chain(  # optim.heavy_ball, for params that are all orthonormal
+      ...     optim.project_to_tangent(), optim.transport_momentum(0.9), optim.scale_by_step(0.1), optim.retract()
+      ... )
     """
-    check_decay("decay", decay)
+    decay = check_decay("decay", decay)
 
     def init(params: Any) -> MomentumState:
-        return MomentumState(zeros("transport_momentum", params))
+        start = zeros("transport_momentum", params)
+        jax.tree.map(lambda m: check_rounded("decay", decay, m), start)
+        return MomentumState(start)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, MomentumState]:
+        need_params(params, "transport_momentum")
+
         def moved(point: jax.Array, momentum: jax.Array, u: jax.Array) -> jax.Array:
             return cast(decay, u) * stiefel.transport(point, momentum) + u
 
         momentum = map_matrices(moved, axes, "transport_momentum", params, state.momentum, updates)
         if not nesterov:
             return momentum, MomentumState(momentum)
+        updates = jax.tree.map(widen_like, updates, params)
         ahead = jax.tree.map(lambda u, m: u + cast(decay, u) * m, updates, momentum)
         return ahead, MomentumState(momentum)
 
@@ -55,17 +70,7 @@ def transport_momentum(
 
 
 def zeros(link: str, params: Any) -> Any:
-    """A zero vector at every leaf, after a look at the leaves."""
+    """A zero vector at every leaf, float32 at those of half precision, after a look at the leaves."""
     for name, leaf in named_leaves(params):
         check_leaf(link, name, leaf)
-    return jax.tree.map(jnp.zeros_like, params)
-
-
-def cast(number: float | jax.Array, like: jax.Array) -> jax.Array:
-    """A number in the dtype of a leaf, so that nothing promotes."""
-    return jnp.asarray(number).astype(like.dtype)
-
-
-def check_decay(name: str, decay: Any) -> None:
-    if isinstance(decay, (int, float)) and not 0 <= decay < 1:
-        raise ValueError(f"{name} is {decay}; it must lie in [0, 1)")
+    return jax.tree.map(lambda leaf: jnp.zeros_like(widen(leaf)), params)

@@ -25,11 +25,12 @@ import optax
 
 from dlnjax import stiefel
 from dlnjax._linalg import matmul, skew, transpose
-from dlnjax._types import Retraction
-from dlnjax.optim._leaves import Axes, map_matrices
+from dlnjax.optim._leaves import Axes, OnStart, map_matrices
 from dlnjax.optim._momentum import transport_momentum
-from dlnjax.optim._retract import retract
+from dlnjax.optim._number import Number
+from dlnjax.optim._retract import AnyRetraction, retract
 from dlnjax.optim._select import Labels, chain, off, on
+from dlnjax.optim._start import complete, inside
 from dlnjax.optim._step import StepSize, scale_by_step
 from dlnjax.optim._tangent import project_to_tangent
 
@@ -83,6 +84,14 @@ def to_spectral(
       length: ``unit`` leaves its spectral norm at 1; ``dual`` multiplies by ``<G, Phi>``, the gradient's dual norm:
         steepest descent in the proper sense, whose steps vanish with the gradient.
       axes: which axes form the matrix, see :class:`MatrixAxes`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import optim
+      >>> link, point = optim.to_spectral(), jnp.eye(2)
+      >>> updates, _ = link.update(jnp.array([[0.0, 3.0], [0.0, 0.0]]), link.init(point), point)
+      >>> bool(jnp.allclose(updates, jnp.array([[0.0, 1.0], [-1.0, 0.0]]), atol=1e-6))  # the steepest rotation
+      True
     """
     if length not in LENGTHS:
         raise ValueError(f"length is {length!r}; choose one of {', '.join(LENGTHS)}")
@@ -101,13 +110,14 @@ def to_spectral(
 
 def muon(
     step_size: StepSize,
-    decay: float | jax.Array = 0.0,
+    decay: Number = 0.0,
     *,
     length: Literal["unit", "dual"] = "unit",
     scales: Any = None,
-    retraction: Retraction = stiefel.retract_polar,
+    retraction: AnyRetraction = "polar",
     constrained: Labels = None,
     axes: Axes = None,
+    on_start: OnStart = "raise",
 ) -> optax.GradientTransformation:
     r"""Steepest descent under the spectral norm: ``W_i <- Retr(W_i, -mu s_i Phi_i)``, Phi_i from the momentum.
 
@@ -117,15 +127,16 @@ def muon(
     leaves take the gradient, as in :func:`rgd`.
 
     Args:
-      step_size, scales, retraction, constrained, axes: as in :func:`rgd`.
+      step_size, scales, retraction, constrained, axes, on_start: as in :func:`rgd`.
       decay: of the momentum, in [0, 1), see :func:`transport_momentum`.
       length: see :func:`to_spectral`.
     """
-    return chain(
+    chained = chain(
         on(constrained, project_to_tangent(axes=axes)),
         on(constrained, transport_momentum(decay, axes=axes)),
         off(constrained, optax.trace(decay)),
         on(constrained, to_spectral(length, axes=axes)),
         scale_by_step(step_size, scales=scales),
-        on(constrained, retract(retraction, axes=axes)),
+        on(constrained, retract(retraction, axes=axes, on_start=inside(on_start))),
     )
+    return complete(chained, constrained, axes, on_start)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import optax
 
 from dlnjax import stiefel
-from dlnjax.optim._landing import FARTHEST, Metric, land
-from dlnjax.optim._leaves import Axes, check_points, map_matrices
+from dlnjax.optim._landing import Metric, check_distance, land
+from dlnjax.optim._leaves import Axes, OnStart, check_points, move_matrices
+from dlnjax.optim._number import Number
 from dlnjax.optim._retract import Last
 from dlnjax.optim._select import Labels, chain, on
+from dlnjax.optim._start import complete, inside
 from dlnjax.optim._step import StepSize, scale_by_step
 
 
-def leap(distance: float = 0.2, *, axes: Axes = None) -> optax.GradientTransformation:
+def leap(
+    distance: Number = 0.2, *, axes: Axes = None, on_start: Literal["raise", "ignore"] = "raise"
+) -> optax.GradientTransformation:
     r"""Turn the step v into ``M (3 I - M^T M) / 2 - W``, ``M = W + v``; the last link.
 
     The normal step with lambda = 1/2 towards the manifold [paper: Javaloy & Vergari 2026, arXiv 2602.14656]. It maps
@@ -24,41 +28,44 @@ def leap(distance: float = 0.2, *, axes: Axes = None) -> optax.GradientTransform
 
     Args:
       distance: of every iterate from the manifold at most, in (0, 0.4]; at usual steps it is the square of the step's.
-      axes: which axes form the matrix, see :class:`MatrixAxes`.
+      axes: which axes form the matrix, see :class:`MatrixAxes`. on_start: see :func:`retract`.
+
+    Example:
+      >>> from dlnjax import optim
+      >>> optimizer = optim.chain(optim.land(0.0), optim.scale_by_step(0.1), optim.leap())  # optim.pogo
     """
-    if not 0 < distance <= FARTHEST:
-        raise ValueError(f"distance is {distance}; it must lie in (0, {FARTHEST}]")
-    before = _before(distance)
+    before = _before(check_distance(distance))
 
     def init(params: Any) -> Any:
-        check_points("leap", params, axes)
+        check_points("leap", params, axes, on_start)
         return optax.EmptyState()
 
-    def displacement(point: jax.Array, step: jax.Array) -> jax.Array:
-        return stiefel.newton_schulz(point, stiefel.kept_near(point, step, before)) - point
+    def move(point: jax.Array, step: jax.Array) -> jax.Array:
+        return stiefel.newton_schulz(point, stiefel.kept_near(point, step, before))
 
     def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
-        return map_matrices(displacement, axes, "leap", params, updates), state
+        return move_matrices(move, axes, "leap", params, updates), state
 
     return Last(init, update)
 
 
-def _before(distance: float) -> float:
+def _before(distance: Number) -> Number:
     """The error before the cubic step that leaves this one after it: Newton on ``(3 e^2 + e^3) / 4 = distance``."""
-    e = 1.0
+    e: Number = 1.0
     for _ in range(50):
-        e -= ((3 * e**2 + e**3) / 4 - distance) / ((6 * e + 3 * e**2) / 4)
+        e = e - ((3 * e**2 + e**3) / 4 - distance) / ((6 * e + 3 * e**2) / 4)
     return e
 
 
 def pogo(
     step_size: StepSize,
     *,
-    distance: float = 0.2,
+    distance: Number = 0.2,
     metric: Metric = "embedded",
     scales: Any = None,
     constrained: Labels = None,
     axes: Axes = None,
+    on_start: OnStart = "raise",
 ) -> optax.GradientTransformation:
     r"""POGO: ``M_i = W_i - mu s_i A_i W_i``, ``W_i <- M_i (3 I - M_i^T M_i) / 2``; the free leaves as in :func:`rgd`.
 
@@ -68,11 +75,12 @@ def pogo(
     in the step. The safe step is :func:`leap`'s; theirs has none.
 
     Args:
-      step_size, scales, constrained, axes: as in :func:`rgd`.
+      step_size, scales, constrained, axes, on_start: as in :func:`rgd`.
       distance: see :func:`leap`. metric: see :func:`land`.
     """
-    return chain(
+    chained = chain(
         on(constrained, land(0.0, metric=metric, axes=axes)),
         scale_by_step(step_size, scales=scales),
-        on(constrained, leap(distance, axes=axes)),
+        on(constrained, leap(distance, axes=axes, on_start=inside(on_start))),
     )
+    return complete(chained, constrained, axes, on_start)

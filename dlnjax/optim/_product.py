@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dlnjax import stiefel
-from dlnjax._types import Retraction
-from dlnjax.optim._leaves import Axes, check_leaf, from_matrix, named_leaves, specs, to_matrix
-from dlnjax.optim._retract import retract
+from dlnjax.optim._leaves import Axes, OnStart, check_leaf, from_matrix, specs, to_matrix
+from dlnjax.optim._paths import named_leaves
+from dlnjax.optim._retract import AnyRetraction, retract
 from dlnjax.optim._select import Labels, labels, on
 from dlnjax.optim._tangent import project_to_tangent
 
@@ -24,17 +25,18 @@ from dlnjax.optim._tangent import project_to_tangent
 class Product(NamedTuple):
     """Attributes:
     constrained: which leaves are orthonormal, see :func:`dlnjax.optim.labels`.
-    retraction: ``(point, tangent) -> point`` on those leaves.
+    retraction: a name or ``(point, tangent) -> point``, on those leaves.
     axes: which axes form the matrix.
     """
 
     constrained: Labels = None
-    retraction: Retraction = stiefel.retract_polar
+    retraction: AnyRetraction = "polar"
     axes: Axes = None
 
-    def check(self, params: Any) -> None:
-        """Refuse points off the manifold."""
-        on(self.constrained, retract(self.retraction, axes=self.axes)).init(params)
+    def check(self, params: Any, on_start: OnStart = "raise") -> None:
+        """Refuse leaves that cannot be points, and points off the manifold."""
+        start = "ignore" if on_start == "ignore" else "raise"
+        on(self.constrained, retract(self.retraction, axes=self.axes, on_start=start)).init(params)
 
     def project(self, params: Any, tree: Any) -> Any:
         """The orthogonal projection of a tree on the tangent space."""
@@ -43,7 +45,7 @@ class Product(NamedTuple):
 
     def move(self, params: Any, tangent: Any) -> Any:
         """``Retr(tangent) - params``, in the form of an update."""
-        link = on(self.constrained, retract(self.retraction, axes=self.axes))
+        link = on(self.constrained, retract(self.retraction, axes=self.axes, on_start="ignore"))
         return link.update(tangent, link.init(params), params)[0]
 
     def hessian(self, params: Any, gradient: Any, curvature: Any, tangent: Any) -> Any:
@@ -65,7 +67,7 @@ class Product(NamedTuple):
 def inner(a: Any, b: Any) -> jax.Array:
     """The embedded inner product over all leaves, in their common dtype."""
     parts = [jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]
-    dtype = jnp.result_type(*parts)
+    dtype = np.result_type(*(part.dtype for part in parts))  # jax's own refuses a mixture where it is strict
     return sum((part.astype(dtype) for part in parts), jnp.zeros((), dtype))
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from dlnjax.optim._drift import DriftControl
+from dlnjax.optim._paths import is_function, matched, named_leaves
 from dlnjax.optim._retract import Last
 
-#: A bool pytree in the params' structure, a function of the params that returns one, or None for a network.
+#: True for all leaves, a pytree of bools matched by path (or a prefix: one bool for all below), a function of the
+#: params that returns either, or None for a network.
 Labels = Any
 
 
@@ -18,26 +21,31 @@ def labels(constrained: Labels, params: Any) -> Any:
     """Bools in the structure of ``params``.
 
     The default, every layer but the first, holds for a tuple of matrices (or runs of them); any other tree must say
-    which of its leaves are constrained.
+    which of its leaves are constrained. Labels are matched to leaves by their paths, so that those of
+    ``nnx.state(model)`` serve for the plain arrays that ``nnx.Optimizer`` hands on, and a dict for any mapping.
+
+    Args:
+      constrained: True for all leaves, bools in the params' structure or a prefix of it, a function of the params, or
+        None.
+      params: any pytree; None and masked places need no label.
 
     Raises:
       TypeError: no labels for a tree that is no tuple of layers, or labels that are no bools.
-      ValueError: labels in another structure.
+      ValueError: a leaf without a label, a label without a leaf.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import optim
+      >>> optim.labels({"cell": True, "head": False}, {"cell": [jnp.eye(2), jnp.eye(3)], "head": jnp.ones(3)})
+      {'cell': [True, True], 'head': False}
     """
     if constrained is None:
         return _all_but_first(params)
-    structure = jax.tree.structure(params)
-    fits = jax.tree.structure(constrained) == structure  # a model of bools may itself be callable
-    tree = constrained if fits or not callable(constrained) else constrained(params)
-    if jax.tree.structure(tree) != structure:
-        raise ValueError(
-            f"constrained has structure {jax.tree.structure(tree)} but params have {structure}; "
-            "give one bool a leaf, for instance jax.tree.map(is_constrained, params)"
-        )
-    wrong = [x for x in jax.tree.leaves(tree) if not isinstance(x, bool)]
-    if wrong:
-        raise TypeError(f"constrained has the leaf {wrong[0]!r}; every label is True or False")
-    return tree
+    flags = matched("constrained", constrained(params) if is_function(constrained) else constrained, params)
+    for (name, _), flag in zip(named_leaves(params), flags, strict=True):
+        if not isinstance(flag, (bool, np.bool_)):
+            raise TypeError(f"constrained is {flag!r} at the leaf {name}; every label is True or False")
+    return jax.tree.unflatten(jax.tree.structure(params), [bool(flag) for flag in flags])
 
 
 def _all_but_first(params: Any) -> Any:
@@ -45,7 +53,7 @@ def _all_but_first(params: Any) -> Any:
     if not is_network or not params:
         raise TypeError(
             f"params is a {type(params).__name__}, not a tuple of layers; say which leaves are orthonormal: "
-            "constrained=jax.tree.map(is_constrained, params)"
+            "constrained=True for all of them, or bools in the params' structure"
         )
     return tuple(i > 0 for i in range(len(params)))
 

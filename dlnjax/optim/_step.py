@@ -15,9 +15,11 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from dlnjax.optim._leaves import named_leaves
+from dlnjax.optim._number import Number, is_known, number, own
+from dlnjax.optim._paths import matched, named_leaves
+from dlnjax.optim._precision import widen
 
-StepSize = float | jax.Array | Callable[[Any], Any]
+StepSize = Number | Callable[[Any], Any]
 
 
 class StepState(NamedTuple):
@@ -36,20 +38,27 @@ def scale_by_step(step_size: StepSize, *, scales: Any = None) -> optax.GradientT
     """``u_i <- -mu s_i u_i``: the step, in optax's sign.
 
     Args:
-      step_size: mu > 0: a float, a traced scalar, or a schedule (step count -> mu). A float lives in the state
-        from init on; replace ``state.step_size`` to change it. An array wins over the state, as
+      step_size: mu > 0: a number, a traced scalar, or a schedule (step count -> mu). A number lives in the state
+        from init on; replace ``state.step_size`` to change it. An array of JAX wins over the state, as
         ``inject_hyperparams`` expects.
       scales: s_i, a pytree in the params' structure; None is 1. A leaf that is a run of k layers, ``(k, d, d)``, takes
         a scalar or an array ``(k,)``.
 
     Raises:
-      ValueError: a negative or non-finite float; at init, scales that do not fit, with the leaf.
+      TypeError: no number. ValueError: a negative or non-finite one; at init, scales that do not fit, with the leaf.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import optim
+      >>> link = optim.scale_by_step(0.1, scales={"w": 2.0})
+      >>> updates, state = link.update({"w": jnp.ones(2)}, link.init({"w": jnp.zeros(2)}))
+      >>> print(updates["w"])
+      [-0.2 -0.2]
     """
-    _check_step(step_size)
+    step_size = _checked(step_size)
 
     def value(count: jax.Array) -> jax.Array:
-        mu = step_size(count) if callable(step_size) else step_size
-        return jnp.asarray(mu, dtype=getattr(mu, "dtype", jax.dtypes.canonicalize_dtype(float)))
+        return own(number("step_size", step_size(count)) if callable(step_size) else step_size)
 
     def init(params: Any) -> StepState:
         count = jnp.zeros((), jnp.int32)
@@ -60,7 +69,7 @@ def scale_by_step(step_size: StepSize, *, scales: Any = None) -> optax.GradientT
         if callable(step_size):
             mu = value(state.steps)
         else:
-            mu = jnp.asarray(step_size) if _wins(step_size, updates) else state.step_size
+            mu = own(step_size) if _wins(step_size, updates) else state.step_size
         scaled = _scaled(updates, mu, state.scales)
         count = jnp.asarray(optax.safe_increment(state.steps))
         return scaled, StepState(count, value(count) if callable(step_size) else mu, state.scales)
@@ -68,15 +77,13 @@ def scale_by_step(step_size: StepSize, *, scales: Any = None) -> optax.GradientT
     return optax.GradientTransformation(init, update)
 
 
-def _check_step(step_size: Any) -> None:
-    if callable(step_size) or isinstance(step_size, jax.Array):
-        return
-    if isinstance(step_size, bool) or not isinstance(step_size, (int, float)):
-        raise TypeError(f"step_size is {step_size!r}; give a positive number, a scalar array or a schedule")
-    if not 0 <= step_size < float("inf"):
-        raise ValueError(
-            f"step_size is {step_size!r}; it must be finite and not negative (the sign is optax's)"
-        )
+def _checked(step_size: Any) -> Any:
+    if callable(step_size):
+        return step_size
+    mu = number("step_size", step_size)
+    if is_known(mu) and not 0 <= mu < float("inf"):
+        raise ValueError(f"step_size is {mu!r}; it must be finite and not negative (the sign is optax's)")
+    return mu
 
 
 def _wins(step_size: Any, updates: Any) -> bool:
@@ -90,16 +97,10 @@ def _wins(step_size: Any, updates: Any) -> bool:
 
 
 def _fitted(scales: Any, params: Any) -> Any:
-    """``scales`` as arrays of the leaves' dtypes, checked against the params."""
-    structure = jax.tree.structure(params)
-    if jax.tree.structure(scales) != structure:
-        raise ValueError(
-            f"scales has structure {jax.tree.structure(scales)} but params have {structure}; "
-            "give one multiplier a leaf in the params' structure"
-        )
-    fitted = []
-    for (name, leaf), scale in zip(named_leaves(params), jax.tree.leaves(scales), strict=True):
-        array = jnp.asarray(scale, leaf.dtype)
+    """``scales`` as arrays of their own in the leaves' dtypes, checked against the params."""
+    fitted, given = [], matched("scales", scales, params)
+    for (name, leaf), scale in zip(named_leaves(params), given, strict=True):
+        array = jnp.array(scale, widen(leaf).dtype, copy=True)
         if array.shape not in ((), leaf.shape[:-2]):
             run = f" or of shape {leaf.shape[:-2]}" if leaf.ndim > 2 else ""
             raise ValueError(
@@ -107,7 +108,7 @@ def _fitted(scales: Any, params: Any) -> Any:
                 f"give a scalar{run}"
             )
         fitted.append(array)
-    return jax.tree.unflatten(structure, fitted)
+    return jax.tree.unflatten(jax.tree.structure(params), fitted)
 
 
 def _scaled(updates: Any, mu: jax.Array, scales: Any) -> Any:

@@ -20,6 +20,15 @@ def project_to_tangent(*, axes: Axes = None) -> optax.GradientTransformation:
 
     Raises (in update):
       ValueError: missing params, unequal structures or shapes, a leaf that is no matrix. TypeError: dtypes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import optim
+      >>> link, point = optim.project_to_tangent(), jnp.eye(2)
+      >>> updates, _ = link.update(jnp.array([[5.0, 1.0], [0.0, 7.0]]), link.init(point), point)
+      >>> print(updates)  # at the identity the skew part
+      [[ 0.   0.5]
+       [-0.5  0. ]]
     """
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:

@@ -17,12 +17,12 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from dlnjax import stiefel
-from dlnjax._types import Retraction
-from dlnjax.optim._leaves import Axes, need_loss, need_params
+from dlnjax.optim._leaves import Axes, OnStart, need_loss, need_params
+from dlnjax.optim._number import Number, is_known, number, own
 from dlnjax.optim._product import Product, add, choose, inner, norm, scale
-from dlnjax.optim._retract import Last
+from dlnjax.optim._retract import AnyRetraction, Last
 from dlnjax.optim._select import Labels
+from dlnjax.optim._start import complete, inside
 
 
 class TrustRegionState(NamedTuple):
@@ -102,14 +102,15 @@ def truncated_cg(
 
 
 def trust_region(
-    radius: float = 0.5,
+    radius: Number = 0.5,
     *,
-    max_radius: float = 8.0,
+    max_radius: Number = 8.0,
     accept: float = 0.1,
     max_inner: int | None = None,
-    retraction: Retraction = stiefel.retract_polar,
+    retraction: AnyRetraction = "polar",
     constrained: Labels = None,
     axes: Axes = None,
+    on_start: OnStart = "raise",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Riemannian trust-region Newton-CG; ``update`` takes ``value`` and ``value_fn`` and does one outer iteration.
 
@@ -124,22 +125,24 @@ def trust_region(
       max_radius: its bound.
       accept: in (0, 1/4).
       max_inner: bound on the inner steps; None is the number of parameters.
-      retraction, constrained, axes: as in :func:`rgd`.
+      retraction, constrained, axes, on_start: as in :func:`rgd`.
 
     Raises:
       ValueError: constants out of range; in update, missing params, ``value`` or ``value_fn``.
     """
-    if not 0 < radius <= max_radius < float("inf"):
+    radius, max_radius = number("radius", radius), number("max_radius", max_radius)
+    known = is_known(radius) and is_known(max_radius)
+    if known and not 0 < radius <= max_radius < float("inf"):
         raise ValueError(f"radius is {radius}, max_radius {max_radius}; need 0 < radius <= max_radius < inf")
     if not 0 < accept < 0.25:
         raise ValueError(f"accept is {accept}; it must lie in (0, 1/4)")
     space = Product(constrained, retraction, axes)
 
     def init(params: Any) -> TrustRegionState:
-        space.check(params)
+        space.check(params, inside(on_start))
         dtype = jax.dtypes.canonicalize_dtype(float)
         zero = jnp.zeros((), dtype)
-        return TrustRegionState(jnp.asarray(radius, dtype), zero, jnp.zeros((), bool), jnp.int32(0))
+        return TrustRegionState(own(radius, dtype), zero, jnp.zeros((), bool), jnp.int32(0))
 
     def update(
         updates: Any,
@@ -170,7 +173,7 @@ def trust_region(
         taken, new = _judged(state, actual, predicted.astype(actual.dtype), value, found, accept, max_radius)
         return choose(taken, moved, jax.tree.map(jnp.zeros_like, moved)), new
 
-    return TrustRegion(init, update)
+    return complete(TrustRegion(init, update), constrained, axes, on_start)
 
 
 def _judged(
@@ -180,7 +183,7 @@ def _judged(
     value: jax.Array,
     found: Truncated,
     accept: float,
-    max_radius: float,
+    max_radius: Number,
 ) -> tuple[jax.Array, TrustRegionState]:
     """Whether the step is taken, and the next radius."""
     noise = 1e3 * float(jnp.finfo(value.dtype).eps) * jnp.maximum(jnp.abs(value), 1)

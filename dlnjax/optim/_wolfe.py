@@ -16,7 +16,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from dlnjax.optim._leaves import need_loss, need_params
+from dlnjax.optim._leaves import OnStart, need_loss, need_params
+from dlnjax.optim._number import Number, is_known, number, own
+from dlnjax.optim._precision import in_float32
 from dlnjax.optim._product import Product, add, choose, scale
 from dlnjax.optim._retract import Last
 
@@ -68,11 +70,12 @@ def _next(b: _Bracket, t: jax.Array, slope: jax.Array, enough: jax.Array, limit:
 def wolfe_search(
     space: Product,
     *,
-    step_size: float = 1.0,
+    step_size: Number = 1.0,
     first: Literal["unit", "slope"] = "unit",
     decrease: float = 1e-4,
     curvature: float = 0.9,
     max_trials: int = 25,
+    on_start: OnStart = "raise",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Step to ``Retr(-t u)`` with ``phi(t) <= phi(0) + c t phi'(0)`` and ``|phi'(t)| <= s |phi'(0)|``.
 
@@ -86,19 +89,26 @@ def wolfe_search(
       space: projection and retraction of the tree.
       step_size: the first trial of the first search.
       first: later searches start from 1 (``unit``) or from the step of the last one times the ratio of the slopes.
-      decrease, curvature: ``0 < c < s < 1``. max_trials: at least 1.
+      decrease, curvature: ``0 < c < s < 1``. max_trials: at least 1. on_start: see :func:`retract`.
 
     ``update`` needs ``value`` and ``value_fn``.
+
+    Example:
+      >>> import optax
+      >>> from dlnjax import optim
+      >>> space = optim.Product(constrained=True)
+      >>> steepest = optax.chain(optim.project_to_tangent(), optim.wolfe_search(space))
     """
+    step_size = number("step_size", step_size)
     if not 0 < decrease < curvature < 1:
         raise ValueError(f"decrease is {decrease}, curvature {curvature}; need 0 < decrease < curvature < 1")
-    if not (step_size > 0 and max_trials >= 1):
+    if not ((not is_known(step_size) or step_size > 0) and max_trials >= 1):
         raise ValueError(f"step_size is {step_size}, max_trials {max_trials}; need > 0 and >= 1")
 
     def init(params: Any) -> WolfeState:
-        space.check(params)
+        space.check(params, on_start)
         dtype = jax.dtypes.canonicalize_dtype(float)
-        return WolfeState(jnp.asarray(step_size, dtype), jnp.zeros((), dtype), jnp.int32(0))
+        return WolfeState(own(step_size, dtype), jnp.zeros((), dtype), jnp.int32(0))
 
     def update(
         updates: Any,
@@ -143,10 +153,10 @@ def wolfe_search(
         moved = space.move(params, scale(-t, updates))
         return choose(t > 0, moved, jax.tree.map(jnp.zeros_like, moved)), new
 
-    return WolfeSearch(init, update)
+    return in_float32(WolfeSearch(init, update))
 
 
-def _guess(state: WolfeState, slope: jax.Array, step_size: float, first: str) -> jax.Array:
+def _guess(state: WolfeState, slope: jax.Array, step_size: Number, first: str) -> jax.Array:
     """The first trial: the step that would change f as much as the last one did, or 1."""
     last, before = state.step_size.astype(slope.dtype), state.slope.astype(slope.dtype)
     later = last * before / slope if first == "slope" else jnp.ones_like(slope)

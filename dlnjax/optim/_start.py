@@ -1,0 +1,70 @@
+"""A start off the manifold: projected before the first step, inside jit too, so that no link ever sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Bool
+
+from dlnjax import stiefel
+from dlnjax.optim._leaves import Axes, OnStart, check_start, map_matrices, need_params
+from dlnjax.optim._precision import in_float32
+from dlnjax.optim._select import Labels, on
+
+
+class StartState(NamedTuple):
+    """Attributes:
+    started: whether a step was taken.
+    inner: the optimizer's own state.
+    """
+
+    started: Bool[Array, ""]
+    inner: Any
+
+
+def inside(on_start: OnStart) -> OnStart:
+    """What the links of a recipe do about the start they see: a projected one is checked like any other."""
+    check_start(on_start)
+    return "ignore" if on_start == "ignore" else "raise"
+
+
+def complete(
+    optimizer: optax.GradientTransformation, constrained: Labels, axes: Axes, on_start: OnStart
+) -> Any:
+    """A recipe's last two concerns: what its start is, and that it computes in float32 at least."""
+
+    def project(tree: Any) -> Any:
+        link = optax.GradientTransformation(
+            lambda _: optax.EmptyState(),
+            lambda points, state, _=None: (map_matrices(stiefel.project, axes, "on_start", points), state),
+        )
+        masked = on(constrained, link)
+        return masked.update(tree, masked.init(tree), tree)[0]
+
+    return in_float32(from_projected(optimizer, project) if on_start == "project" else optimizer)
+
+
+def from_projected(optimizer: optax.GradientTransformation, project: Callable[[Any], Any]) -> Any:
+    """The optimizer, whose first step begins at ``project(params)`` and takes the params from where they are."""
+
+    def init(params: Any) -> StartState:
+        return StartState(jnp.zeros((), bool), optimizer.init(project(params)))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, StartState]:
+        need_params(params, "on_start='project'")
+        base = lax.cond(state.started, lambda tree: tree, project, params)
+        if extra.get("value_fn") is not None:  # the loss where the search begins
+            others = {k: v for k, v in extra.items() if k not in ("value", "value_fn", "grad")}
+            first = lambda tree: extra["value_fn"](tree, **others)  # noqa: E731
+            extra = extra | {"value": lax.cond(state.started, lambda _: extra["value"], first, base)}
+        update = optax.with_extra_args_support(optimizer).update
+        moved, inner = update(updates, state.inner, base, **extra)
+        out = jax.tree.map(lambda u, b, p: jnp.where(state.started, u, u + (b - p)), moved, base, params)
+        return out, StartState(jnp.ones((), bool), inner)
+
+    return optimizer._replace(init=init, update=update)
