@@ -179,8 +179,8 @@ def start(engine: Engine) -> tuple[Run, Record]:
     """The run at step 0, and its record."""
     zero = jnp.zeros((), jnp.int32)
     record = engine.report(engine.carry, zero)
-    unknown = jnp.full_like(record.loss, jnp.nan)
-    return Run(engine.carry, begin(record), jnp.full((), -1, jnp.int32), zero, unknown), record
+    monitor, unknown = begin(record), jnp.full_like(record.loss, jnp.nan)
+    return Run(engine.carry, monitor, jnp.full_like(monitor.first_bad_step, -1), zero, unknown), record
 
 
 def advance(run: Run, engine: Engine, interval: Count, tolerance: float) -> tuple[Run, Record]:

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from dlnjax.optim._leaves import Axes, OnStart, need_params
+from dlnjax.optim._number import start_of
 from dlnjax.optim._precision import in_float32
 from dlnjax.optim._product import Product, add, choose, inner
 from dlnjax.optim._retract import AnyRetraction, Last
@@ -43,7 +44,7 @@ def transported_lbfgs(space: Product, memory: int = 10) -> optax.GradientTransfo
         state: Any = plain.init(params)
         dtype = np.result_type(*(leaf.dtype for leaf in jax.tree.leaves(params)))
         own = jax.tree.map(lambda x: jnp.array(x, copy=True), state)  # optax has one zero in two places
-        return own._replace(weights_memory=own.weights_memory.astype(dtype))
+        return own._replace(weights_memory=own.weights_memory.astype(dtype) + start_of(0, params, dtype))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         need_params(params, "transported_lbfgs")

@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from dlnjax.optim._leaves import need_loss, need_params
-from dlnjax.optim._number import Number, cast, is_known, number, own
+from dlnjax.optim._number import Number, cast, is_known, number, start_of
 from dlnjax.optim._precision import widen
 from dlnjax.optim._retract import Last
 
@@ -79,7 +79,7 @@ def armijo_search(
     def init(params: Any) -> ArmijoState:
         finish.init(params)
         dtype = jax.dtypes.canonicalize_dtype(float)
-        return ArmijoState(own(step_size / grow, dtype), jnp.zeros((), jnp.int32))
+        return ArmijoState(start_of(step_size / grow, params, dtype), start_of(0, params, jnp.int32))
 
     def update(
         updates: Any,
@@ -109,9 +109,9 @@ def armijo_search(
             return t, fails(t), k + 1
 
         t = state.step_size * grow
-        t, failed, trials = lax.while_loop(
-            lambda c: c[1] & (c[2] < max_trials), body, (t, fails(t), jnp.int32(1))
-        )
+        failed = fails(t)
+        first = (t, failed, jnp.ones_like(failed, jnp.int32))
+        t, failed, trials = lax.while_loop(lambda c: c[1] & (c[2] < max_trials), body, first)
         t = jnp.where(failed, 0, t)
         kept = jnp.where(failed, state.step_size * shrink, t)
         return displacement(t), ArmijoState(kept, trials)
@@ -155,8 +155,7 @@ def scale_by_polyak(
     minimum, max_step_size = number("minimum", minimum), number("max_step_size", max_step_size)
 
     def init(params: Any) -> PolyakState:
-        del params
-        return PolyakState(jnp.zeros((), jax.dtypes.canonicalize_dtype(float)))
+        return PolyakState(start_of(0, params, jax.dtypes.canonicalize_dtype(float)))
 
     def update(updates: Any, state: Any, params: Any = None, *, value: Any = None, **_: Any):
         del params

@@ -42,6 +42,14 @@ def own(value: Number, dtype: Any = None) -> jax.Array:
     return jnp.array(value, dtype, copy=True)
 
 
+def start_of(value: Number, params: Any, dtype: Any) -> jax.Array:
+    """A state's first number, which varies over the devices as the params do (``shard_map`` looks at the types)."""
+    leaves = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
+    zero = sum((jnp.sum(jnp.zeros_like(leaf, jnp.int32)) for leaf in leaves), jnp.int32(0))
+    first = own(value, dtype)
+    return jnp.where(zero == 0, first, first)
+
+
 def cast(value: Number, like: jax.Array) -> jax.Array:
     """A number in the dtype of a leaf, so that nothing promotes."""
     return jnp.asarray(value).astype(like.dtype)

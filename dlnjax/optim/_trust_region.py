@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from dlnjax.optim._leaves import Axes, OnStart, need_loss, need_params
-from dlnjax.optim._number import Number, is_known, number, own
+from dlnjax.optim._number import Number, is_known, number, start_of
 from dlnjax.optim._product import Product, add, choose, inner, norm, scale
 from dlnjax.optim._retract import AnyRetraction, Last
 from dlnjax.optim._select import Labels
@@ -74,8 +74,8 @@ def truncated_cg(
     size = norm(gradient)
     target = size * jnp.minimum(size**theta, jnp.asarray(kappa, size.dtype))
     zero = jax.tree.map(jnp.zeros_like, gradient)
-    off, none = jnp.zeros((), bool), jnp.zeros_like(size)
-    start = Truncated(zero, zero, off, jnp.int32(0))
+    off, none = jnp.zeros_like(size, bool), jnp.zeros_like(size)
+    start = Truncated(zero, zero, off, jnp.zeros_like(size, jnp.int32))
     carry = (start, gradient, scale(-1.0, gradient), size**2, none, size == 0)
 
     def body(carry):
@@ -141,8 +141,8 @@ def trust_region(
     def init(params: Any) -> TrustRegionState:
         space.check(params, inside(on_start))
         dtype = jax.dtypes.canonicalize_dtype(float)
-        zero = jnp.zeros((), dtype)
-        return TrustRegionState(own(radius, dtype), zero, jnp.zeros((), bool), jnp.int32(0))
+        first = [(radius, dtype), (0, dtype), (0, bool), (0, jnp.int32)]
+        return TrustRegionState(*(start_of(number, params, kind) for number, kind in first))
 
     def update(
         updates: Any,

@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from dlnjax.optim._leaves import OnStart, need_loss, need_params
-from dlnjax.optim._number import Number, is_known, number, own
+from dlnjax.optim._number import Number, is_known, number, start_of
 from dlnjax.optim._precision import in_float32
 from dlnjax.optim._product import Product, add, choose, scale
 from dlnjax.optim._retract import Last
@@ -108,7 +108,9 @@ def wolfe_search(
     def init(params: Any) -> WolfeState:
         space.check(params, on_start)
         dtype = jax.dtypes.canonicalize_dtype(float)
-        return WolfeState(own(step_size, dtype), jnp.zeros((), dtype), jnp.int32(0))
+        return WolfeState(
+            start_of(step_size, params, dtype), start_of(0, params, dtype), start_of(0, params, jnp.int32)
+        )
 
     def update(
         updates: Any,
@@ -141,9 +143,9 @@ def wolfe_search(
             return after._replace(t=jnp.where(after.found, b.t, after.t))
 
         guess = _guess(state, start, step_size, first)
-        zero, off = jnp.zeros_like(value), jnp.zeros((), bool)
+        zero, off = jnp.zeros_like(value), jnp.zeros_like(value, bool)
         open_end = jnp.full_like(value, jnp.inf)
-        bracket = _Bracket(guess, zero, start, open_end, zero, off, jnp.int32(0))
+        bracket = _Bracket(guess, zero, start, open_end, zero, off, jnp.zeros_like(value, jnp.int32))
         descends = start < 0
         bracket = lax.while_loop(lambda b: ~b.found & (b.trials < max_trials) & descends, body, bracket)
         t = jnp.where(descends, jnp.where(bracket.found, bracket.t, bracket.low), 0)

@@ -196,7 +196,7 @@ def _core(y: jax.Array) -> tuple[jax.Array, jax.Array]:
     e, size = _error(y)
     if e.shape[-1] > LARGE:
         y, e, size = once(jnp.any(size > reach(3, e.dtype)), lambda s: _centred(*s), (y, e, size))
-    start = _State(y, e, size, jnp.zeros(size.shape, jnp.int32), jnp.zeros((), jnp.int32))
+    start = _State(y, e, size, jnp.zeros_like(size, jnp.int32), jnp.zeros((), jnp.int32))
     state = lax.while_loop(_more, _turned, start)
     deficient = state.passes >= _zero_passes(y.shape[-2], y.dtype)
     status = jnp.where(deficient, NOT_UNIQUE, UNIQUE)
