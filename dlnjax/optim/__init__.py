@@ -6,6 +6,7 @@ recipe do it. Updates follow optax's sign; :func:`retract` returns new - old and
 
 from dlnjax.optim._adam import AdamState, scale_by_tangent_adam
 from dlnjax.optim._conjugate import ConjugateState, conjugate, conjugate_gradient
+from dlnjax.optim._describe import Description, LeafDescription, describe
 from dlnjax.optim._drift import DriftState, control_drift
 from dlnjax.optim._landing import land, landing, stay_near
 from dlnjax.optim._lbfgs import lbfgs, transported_lbfgs
@@ -29,7 +30,9 @@ __all__ = [
     "AdamState",
     "ArmijoState",
     "ConjugateState",
+    "Description",
     "DriftState",
+    "LeafDescription",
     "MasterState",
     "MatrixAxes",
     "MomentumState",
@@ -46,6 +49,7 @@ __all__ = [
     "conjugate",
     "conjugate_gradient",
     "control_drift",
+    "describe",
     "gd",
     "heavy_ball",
     "hessian_vector",

@@ -8,7 +8,7 @@ import jax
 import optax
 
 from dlnjax import stiefel
-from dlnjax.optim._leaves import Axes, OnStart, check_points, map_matrices
+from dlnjax.optim._leaves import Axes, LinkStart, OnStart, check_points, map_matrices
 from dlnjax.optim._number import Number, is_known, number
 from dlnjax.optim._precision import rounded_step
 from dlnjax.optim._retract import Last
@@ -62,7 +62,7 @@ def check_distance(distance: Number) -> Number:
 
 
 def stay_near(
-    distance: Number = 0.25, *, axes: Axes = None, on_start: Literal["raise", "ignore"] = "raise"
+    distance: Number = 0.25, *, axes: Axes = None, on_start: LinkStart = "raise"
 ) -> optax.GradientTransformation:
     """Shorten a step so that ``||W^T W - I||_F <= distance`` holds after it, whatever its size; the last link.
 
@@ -124,6 +124,12 @@ def landing(
       attraction: lambda.
       distance: of every iterate from the manifold at most, ``||W^T W - I||_F`` (wide: ``W W^T``), in (0, 0.4].
       metric: see :func:`land`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import optim
+      >>> optim.describe(optim.landing(0.1, constrained=True), jnp.zeros((8, 4)))
+      (the only leaf) (8, 4) float32: orthonormal columns, 8 x 4; land, stay_near
     """
     chained = chain(
         on(constrained, land(attraction, metric=metric, axes=axes)),

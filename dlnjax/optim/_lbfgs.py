@@ -97,6 +97,16 @@ def lbfgs(
     Args:
       memory: pairs kept. decrease, curvature, max_trials: see :func:`wolfe_search`.
       retraction, constrained, axes, on_start: as in :func:`rgd`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from dlnjax import optim
+      >>> point, loss = jnp.eye(3, 2), lambda w: jnp.sum((w - 1) ** 2)
+      >>> optimizer = optim.lbfgs(constrained=True)
+      >>> gradient, state = jax.grad(loss)(point), optimizer.init(point)
+      >>> updates, state = optimizer.update(gradient, state, point, value=loss(point), value_fn=loss)
+      >>> bool(loss(point + updates) < loss(point))
+      True
     """
     space = Product(constrained, retraction, axes)
     search = wolfe_search(

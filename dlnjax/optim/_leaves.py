@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -56,6 +57,7 @@ def _is_spec(x: Any) -> bool:
 
 #: What to do about a start off the manifold.
 OnStart = Literal["raise", "project", "ignore"]
+LinkStart = Literal["raise", "ignore"]
 STARTS = ("raise", "project", "ignore")
 
 
@@ -97,7 +99,8 @@ def from_matrix(matrix: jax.Array, shape: tuple[int, ...], axes: Any = None) -> 
 
 def specs(axes: Axes, tree: Any) -> list[Any]:
     """One spec per leaf of ``tree``, in leaf order."""
-    return matched("axes", axes(tree) if is_function(axes) else axes, tree, _is_spec)
+    given: Any = axes
+    return matched("axes", given(tree) if is_function(given) else given, tree, _is_spec)
 
 
 def need_params(params: Any, link: str) -> None:
@@ -115,6 +118,19 @@ def need_loss(
     return widen(jnp.asarray(value)), lambda params: widen(value_fn(params, **unused))
 
 
+class Visit(NamedTuple):
+    """One link at one leaf: its name, the function it applied there, the leaf and the shape of its matrix."""
+
+    link: str
+    function: str
+    leaf: str
+    matrix: tuple[int, ...]
+
+
+#: Where :func:`dlnjax.optim.describe` listens, else nowhere.
+VISITS: ContextVar[list[Visit] | None] = ContextVar("VISITS", default=None)
+
+
 def map_matrices(function: Callable[..., jax.Array], axes: Axes, link: str, params: Any, *trees: Any) -> Any:
     """``function(point, *vectors)`` on every leaf seen as a matrix; errors name the link and the leaf.
 
@@ -129,9 +145,12 @@ def map_matrices(function: Callable[..., jax.Array], axes: Axes, link: str, para
         check_leaf(link, name, point, *vectors)
         wide = [widen(point), *(widen_like(v, point) for v in vectors)]
         try:
-            result = function(*(to_matrix(x, spec) for x in wide))
+            matrices = [to_matrix(x, spec) for x in wide]
+            result = function(*matrices)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{link}: leaf {name}: {error}") from error
+        if (visits := VISITS.get()) is not None:
+            visits.append(Visit(link, getattr(function, "__name__", "?"), name, matrices[0].shape))
         out.append(from_matrix(result, point.shape, spec))
     return jax.tree.unflatten(jax.tree.structure(params), out)
 

@@ -48,6 +48,13 @@ def spectral_direction(point: jax.Array, gradient: jax.Array) -> jax.Array:
     Args:
       point: ``(..., n, p)`` on the manifold.
       gradient: same shape, projected or not.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import optim
+      >>> step = optim.spectral_direction(jnp.eye(2), jnp.array([[0.0, 3.0], [0.0, 0.0]]))
+      >>> bool(jnp.allclose(step, jnp.array([[0.0, 1.0], [-1.0, 0.0]]), atol=1e-6))
+      True
     """
     n, p = point.shape[-2:]
     if p > n:
@@ -130,6 +137,13 @@ def muon(
       step_size, scales, retraction, constrained, axes, on_start: as in :func:`rgd`.
       decay: of the momentum, in [0, 1), see :func:`transport_momentum`.
       length: see :func:`to_spectral`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import optim
+      >>> optim.describe(optim.muon(0.02, 0.9, constrained=True), jnp.zeros((8, 4)))
+      (the only leaf) (8, 4) float32: orthonormal columns, 8 x 4;
+          project_to_tangent, transport_momentum, to_spectral, retract (retract_polar)
     """
     chained = chain(
         on(constrained, project_to_tangent(axes=axes)),

@@ -37,15 +37,16 @@ def is_known(value: Any) -> bool:
 def own(value: Number, dtype: Any = None) -> jax.Array:
     """The number as an array of its own: a state that is donated takes no array of the caller's with it."""
     if dtype is None:
-        floating = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating)
-        dtype = value.dtype if floating else jax.dtypes.canonicalize_dtype(float)
+        given = value.dtype if isinstance(value, jax.Array) else None
+        floating = given is not None and jnp.issubdtype(given, jnp.floating)
+        dtype = jax.dtypes.canonicalize_dtype(given if floating else float)
     return jnp.array(value, dtype, copy=True)
 
 
 def start_of(value: Number, params: Any, dtype: Any) -> jax.Array:
     """A state's first number, which varies over the devices as the params do (``shard_map`` looks at the types)."""
     leaves = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
-    zero = sum((jnp.sum(jnp.zeros_like(leaf, jnp.int32)) for leaf in leaves), jnp.int32(0))
+    zero = sum((jnp.sum(jnp.zeros_like(leaf, jnp.int32), dtype=jnp.int32) for leaf in leaves), jnp.int32(0))
     first = own(value, dtype)
     return jnp.where(zero == 0, first, first)
 

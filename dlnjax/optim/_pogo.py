@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import optax
 
 from dlnjax import stiefel
 from dlnjax.optim._landing import Metric, check_distance, land
-from dlnjax.optim._leaves import Axes, OnStart, check_points, move_matrices
+from dlnjax.optim._leaves import Axes, LinkStart, OnStart, check_points, move_matrices
 from dlnjax.optim._number import Number
 from dlnjax.optim._retract import Last
 from dlnjax.optim._select import Labels, chain, on
@@ -18,7 +18,7 @@ from dlnjax.optim._step import StepSize, scale_by_step
 
 
 def leap(
-    distance: Number = 0.2, *, axes: Axes = None, on_start: Literal["raise", "ignore"] = "raise"
+    distance: Number = 0.2, *, axes: Axes = None, on_start: LinkStart = "raise"
 ) -> optax.GradientTransformation:
     r"""Turn the step v into ``M (3 I - M^T M) / 2 - W``, ``M = W + v``; the last link.
 
@@ -77,6 +77,12 @@ def pogo(
     Args:
       step_size, scales, constrained, axes, on_start: as in :func:`rgd`.
       distance: see :func:`leap`. metric: see :func:`land`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import optim
+      >>> optim.describe(optim.pogo(0.1, constrained=True), jnp.zeros((8, 4)))
+      (the only leaf) (8, 4) float32: orthonormal columns, 8 x 4; land, leap
     """
     chained = chain(
         on(constrained, land(0.0, metric=metric, axes=axes)),

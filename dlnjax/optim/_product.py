@@ -114,6 +114,14 @@ def hessian_vector(
 
     Returns:
       A tangent vector at params.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import optim
+      >>> point, turn = jnp.eye(2), jnp.array([[0.0, -1.0], [1.0, 0.0]])
+      >>> loss = lambda w: -jnp.trace(w)  # cos t along the turn by t, up to a factor of -2
+      >>> bool(jnp.allclose(optim.hessian_vector(loss, point, turn, constrained=True), turn))
+      True
     """
     space = Product(constrained, axes=axes)
     tangent = space.project(params, vector)

@@ -25,6 +25,14 @@ def gd(step_size: StepSize, *, scales: Any = None) -> optax.GradientTransformati
     Args:
       step_size: mu, see :func:`scale_by_step`.
       scales: s_i, one multiplier a layer in the params' structure; None is 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import optim
+      >>> optimizer, params = optim.gd(0.5), jnp.zeros(2)
+      >>> updates, state = optimizer.update(jnp.ones(2), optimizer.init(params), params)
+      >>> print(updates)
+      [-0.5 -0.5]
     """
     return in_float32(scale_by_step(step_size, scales=scales))
 
@@ -85,6 +93,13 @@ def heavy_ball(
       step_size, scales, retraction, constrained, axes, on_start: as in :func:`rgd`.
       decay: beta in [0, 1).
       nesterov: the look-ahead form, see :func:`nesterov`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import optim
+      >>> optim.describe(optim.heavy_ball(0.1, 0.9, constrained=True), jnp.zeros((8, 4)))
+      (the only leaf) (8, 4) float32: orthonormal columns, 8 x 4;
+          project_to_tangent, transport_momentum, retract (retract_polar)
     """
     decay = check_decay("decay", decay)
     moments = chain(
@@ -107,6 +122,13 @@ def nesterov(
     """:func:`heavy_ball` (embedded metric) with the step ``P(g_i) + beta m_i``.
 
     [paper: Nesterov 1983, in the form of Sutskever et al. 2013.]
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import optim
+      >>> optim.describe(optim.nesterov(0.1, 0.9, constrained=True), jnp.zeros((8, 4)))
+      (the only leaf) (8, 4) float32: orthonormal columns, 8 x 4;
+          project_to_tangent, transport_momentum, retract (retract_polar)
     """
     return heavy_ball(
         step_size,
@@ -141,6 +163,13 @@ def adam(
     Args:
       step_size, scales, retraction, constrained, axes, on_start: as in :func:`rgd`.
       b1, b2, eps, second: see :func:`scale_by_tangent_adam`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import optim
+      >>> optim.describe(optim.adam(0.01, constrained=True), jnp.zeros((8, 4)))
+      (the only leaf) (8, 4) float32: orthonormal columns, 8 x 4;
+          project_to_tangent, scale_by_tangent_adam, retract (retract_polar)
     """
     b1, b2, eps = check_decay("b1", b1), check_decay("b2", b2), number("eps", eps)
     moments = chain(
@@ -162,6 +191,16 @@ def polyak(
     """Riemannian gradient descent (embedded metric) with Polyak's step; ``update`` takes ``value``.
 
     [paper: Polyak 1969.] See :func:`scale_by_polyak`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from dlnjax import optim
+      >>> point, loss = jnp.eye(3, 2), lambda w: jnp.sum((w - 1) ** 2)
+      >>> optimizer = optim.polyak(constrained=True)
+      >>> gradient, state = jax.grad(loss)(point), optimizer.init(point)
+      >>> updates, state = optimizer.update(gradient, state, point, value=loss(point))
+      >>> bool(loss(point + updates) < loss(point))
+      True
     """
     step = scale_by_polyak(minimum, max_step_size=max_step_size)
     return optax.with_extra_args_support(_recipe(None, step, retraction, constrained, axes, on_start))
@@ -182,6 +221,16 @@ def armijo(
 
     Args:
       step_size: the first trial of the first search. Other constants: see :func:`armijo_search`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from dlnjax import optim
+      >>> point, loss = jnp.eye(3, 2), lambda w: jnp.sum((w - 1) ** 2)
+      >>> optimizer = optim.armijo(constrained=True)
+      >>> gradient, state = jax.grad(loss)(point), optimizer.init(point)
+      >>> updates, state = optimizer.update(gradient, state, point, value=loss(point), value_fn=loss)
+      >>> bool(loss(point + updates) < loss(point))
+      True
     """
     finish = on(constrained, retract(retraction, axes=axes, on_start=inside(on_start)))
     links = (

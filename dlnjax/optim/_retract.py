@@ -8,7 +8,7 @@ import optax
 
 from dlnjax import stiefel
 from dlnjax._types import Retraction
-from dlnjax.optim._leaves import Axes, check_points, move_matrices
+from dlnjax.optim._leaves import Axes, LinkStart, check_points, move_matrices
 
 #: Retractions by name: a word is no schedule, which ``optax.inject_hyperparams`` takes every function for.
 RETRACTIONS: dict[str, Retraction] = {
@@ -43,7 +43,7 @@ def retraction_of(given: AnyRetraction) -> Retraction:
 
 
 def retract(
-    retraction: AnyRetraction = "polar", *, axes: Axes = None, on_start: Literal["raise", "ignore"] = "raise"
+    retraction: AnyRetraction = "polar", *, axes: Axes = None, on_start: LinkStart = "raise"
 ) -> optax.GradientTransformation:
     """Turn the step ``xi`` (already negative, as optax's sign has it) into ``Retr_W(xi) - W``.
 

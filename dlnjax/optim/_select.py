@@ -59,13 +59,30 @@ def _all_but_first(params: Any) -> Any:
 
 
 def on(constrained: Labels, link: optax.GradientTransformation) -> optax.GradientTransformation:
-    """``link`` on the constrained leaves; all other updates pass bitwise untouched."""
+    """``link`` on the constrained leaves; all other updates pass bitwise untouched.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import optim
+      >>> params = {"cell": jnp.eye(2), "bias": jnp.zeros(2)}
+      >>> link = optim.on({"cell": True, "bias": False}, optim.project_to_tangent())
+      >>> updates, _ = link.update({"cell": jnp.eye(2), "bias": jnp.ones(2)}, link.init(params), params)
+      >>> print(updates["cell"].sum(), updates["bias"])  # the identity has no tangent part at the identity
+      0.0 [1. 1.]
+    """
     masked = optax.masked(link, lambda tree: labels(constrained, tree))
     return Last(masked.init, masked.update) if isinstance(link, Last) else masked
 
 
 def off(constrained: Labels, link: optax.GradientTransformation) -> optax.GradientTransformation:
-    """``link`` on the leaves that are not constrained."""
+    """``link`` on the leaves that are not constrained.
+
+    Example:
+      >>> import optax
+      >>> from dlnjax import optim
+      >>> labels = {"cell": True, "bias": False}
+      >>> decayed = optim.chain(optim.off(labels, optax.add_decayed_weights(1e-2)), optim.rgd(0.1, constrained=labels))
+    """
     return optax.masked(link, lambda tree: jax.tree.map(lambda c: not c, labels(constrained, tree)))
 
 
@@ -74,6 +91,13 @@ def chain(*links: optax.GradientTransformation) -> optax.GradientTransformation:
 
     Raises:
       ValueError: a retraction that is not last.
+
+    Example:
+      >>> import optax
+      >>> from dlnjax import optim
+      >>> optim.chain(optim.retract(), optax.scale(0.1))
+      Traceback (most recent call last):
+      ValueError: link 0 of 2 is a retraction, which returns new - old and must be last; move what follows before it
     """
     for position, link in enumerate(links[:-1]):
         if isinstance(link, Last) and not isinstance(links[position + 1], DriftControl):

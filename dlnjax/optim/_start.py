@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool
 
 from dlnjax import stiefel
-from dlnjax.optim._leaves import Axes, OnStart, check_start, map_matrices, need_params
+from dlnjax.optim._leaves import Axes, LinkStart, OnStart, check_start, map_matrices, need_params
 from dlnjax.optim._precision import in_float32
 from dlnjax.optim._select import Labels, on
 
@@ -27,7 +27,7 @@ class StartState(NamedTuple):
     inner: Any
 
 
-def inside(on_start: OnStart) -> OnStart:
+def inside(on_start: OnStart) -> LinkStart:
     """What the links of a recipe do about the start they see: a projected one is checked like any other."""
     check_start(on_start)
     return "ignore" if on_start == "ignore" else "raise"
@@ -39,12 +39,11 @@ def complete(
     """A recipe's last two concerns: what its start is, and that it computes in float32 at least."""
 
     def project(tree: Any) -> Any:
-        link = optax.GradientTransformation(
-            lambda _: optax.EmptyState(),
-            lambda points, state, _=None: (map_matrices(stiefel.project, axes, "on_start", points), state),
-        )
-        masked = on(constrained, link)
+        masked = on(constrained, optax.stateless(lambda _, points: nearest(points)))
         return masked.update(tree, masked.init(tree), tree)[0]
+
+    def nearest(points: Any) -> Any:
+        return map_matrices(stiefel.project, axes, "on_start", points)
 
     return in_float32(from_projected(optimizer, project) if on_start == "project" else optimizer)
 

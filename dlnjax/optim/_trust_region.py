@@ -129,6 +129,16 @@ def trust_region(
 
     Raises:
       ValueError: constants out of range; in update, missing params, ``value`` or ``value_fn``.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from dlnjax import optim
+      >>> point, loss = jnp.eye(3, 2), lambda w: jnp.sum((w - 1) ** 2)
+      >>> optimizer = optim.trust_region(constrained=True)
+      >>> gradient, state = jax.grad(loss)(point), optimizer.init(point)
+      >>> updates, state = optimizer.update(gradient, state, point, value=loss(point), value_fn=loss)
+      >>> bool(loss(point + updates) < loss(point))
+      True
     """
     radius, max_radius = number("radius", radius), number("max_radius", max_radius)
     known = is_known(radius) and is_known(max_radius)

@@ -174,8 +174,16 @@ def update(link, updates, params):
             TypeError,
             "update is float32, the parameter float64; cast one",
         ),
-        (lambda: update(optim.project_to_tangent(), {"v": 1}, {"w": point()}), ValueError, r"updates have no leaf \['w'\]"),
-        (lambda: optim.rgd(0.1, constrained=(True,)).init(LAYERS), ValueError, r"constrained has no entry for the leaf \[1\]"),
+        (
+            lambda: update(optim.project_to_tangent(), {"v": 1}, {"w": point()}),
+            ValueError,
+            r"updates have no leaf \['w'\]",
+        ),
+        (
+            lambda: optim.rgd(0.1, constrained=(True,)).init(LAYERS),
+            ValueError,
+            r"constrained has no entry for the leaf \[1\]",
+        ),
         (
             lambda: optim.rgd(0.1, constrained=(0, 1, 1)).init(LAYERS),
             TypeError,
@@ -190,7 +198,11 @@ def update(link, updates, params):
         ),
         (lambda: optim.rgd(-0.1), ValueError, "step_size is -0.1"),
         (lambda: optim.rgd("fast"), TypeError, "step_size is 'fast'"),
-        (lambda: optim.rgd(0.1, scales=(1.0, 2.0)).init(LAYERS), ValueError, r"scales has no entry for the leaf \[2\]"),
+        (
+            lambda: optim.rgd(0.1, scales=(1.0, 2.0)).init(LAYERS),
+            ValueError,
+            r"scales has no entry for the leaf \[2\]",
+        ),
         (
             lambda: optim.rgd(0.1, scales=(1.0, np.ones(2), 1.0)).init(LAYERS),
             ValueError,
