@@ -1,4 +1,4 @@
-"""The table of wrappers in the documentation: which of optax's keep a recipe's point on the manifold, and which do not."""
+"""The table of wrappers in the documentation: which of optax's keep a recipe's point on the manifold, which do not."""
 
 import re
 from pathlib import Path
