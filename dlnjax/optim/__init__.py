@@ -9,6 +9,7 @@ from dlnjax.optim._conjugate import ConjugateState, conjugate, conjugate_gradien
 from dlnjax.optim._describe import Description, LeafDescription, describe
 from dlnjax.optim._drift import DriftState, control_drift
 from dlnjax.optim._landing import land, landing, stay_near
+from dlnjax.optim._lay_out import lay_out
 from dlnjax.optim._lbfgs import lbfgs, transported_lbfgs
 from dlnjax.optim._leaves import MatrixAxes
 from dlnjax.optim._line_search import ArmijoState, PolyakState, armijo_search, scale_by_polyak
@@ -56,6 +57,7 @@ __all__ = [
     "labels",
     "land",
     "landing",
+    "lay_out",
     "lbfgs",
     "leap",
     "master_copy",

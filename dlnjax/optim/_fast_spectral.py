@@ -39,15 +39,17 @@ def coefficients(passes: int = PASSES, least: float = LEAST) -> tuple[tuple[floa
 
 def _best(low: float, high: float) -> tuple[float, float, float, float]:
     """The odd quintic nearest to 1 on an interval, and how near: its error alternates at four points."""
-    inner, error = np.array([(3 * low + high) / 4, (low + 3 * high) / 4]), np.inf
+    inner, best = np.array([(3 * low + high) / 4, (low + 3 * high) / 4]), np.zeros(4)
     for _ in range(100):
-        points, before = np.array([low, inner[0], inner[1], high]), error
+        points, before = np.array([low, inner[0], inner[1], high]), best
         rows = np.stack([points, points**3, points**5, [1, -1, 1, -1]], axis=1)
-        a, b, c, error = np.linalg.solve(rows, np.ones(4))
+        best = np.linalg.solve(rows, np.ones(4))
+        a, b, c, _error = best
         inner = np.sqrt((-3 * b + np.array([-1, 1]) * np.sqrt(9 * b * b - 20 * a * c)) / (10 * c))
-        if abs(error - before) < 1e-15:
+        if abs(best[3] - before[3]) < 1e-15:
             break
-    return float(a), float(b), float(c), float(error)
+    a, b, c, error = map(float, best)
+    return a, b, c, error
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -20,6 +20,7 @@ from jax.core import Tracer
 from jax.experimental import checkify
 
 from dlnjax import stiefel
+from dlnjax.optim._explicit import explicit_axes
 from dlnjax.optim._paths import check_alike, is_function, matched, named_leaves
 from dlnjax.optim._precision import displacement, widen, widen_like
 
@@ -191,7 +192,7 @@ def check_points(link: str, params: Any, axes: Axes = None, on_start: OnStart = 
     """Refuse parameters that are not on the manifold: traced ones through ``jax.experimental.checkify`` alone."""
     for (name, leaf), spec in zip(named_leaves(params), specs(axes, params), strict=True):
         check_leaf(link, name, leaf)
-        if on_start == "ignore":
+        if on_start == "ignore" or (isinstance(leaf, Tracer) and explicit_axes(leaf)):
             continue
         text = f"{link}: leaf {name} of shape {leaf.shape} is off the manifold: its orthonormality error is "
         remedy = "start from stiefel.project(leaf), give on_start='project', or mask it out"

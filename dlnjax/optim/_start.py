@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool
 
 from dlnjax import stiefel
+from dlnjax.optim._explicit import on_explicit_meshes
 from dlnjax.optim._leaves import Axes, LinkStart, OnStart, check_start, map_matrices, need_params
 from dlnjax.optim._precision import in_float32
 from dlnjax.optim._select import Labels, on
@@ -36,7 +37,7 @@ def inside(on_start: OnStart) -> LinkStart:
 def complete(
     optimizer: optax.GradientTransformation, constrained: Labels, axes: Axes, on_start: OnStart
 ) -> Any:
-    """A recipe's last two concerns: what its start is, and that it computes in float32 at least."""
+    """A recipe's last concerns: what its start is, that it computes in float32 at least, and explicit meshes."""
 
     def project(tree: Any) -> Any:
         masked = on(constrained, optax.stateless(lambda _, points: nearest(points)))
@@ -45,7 +46,8 @@ def complete(
     def nearest(points: Any) -> Any:
         return map_matrices(stiefel.project, axes, "on_start", points)
 
-    return in_float32(from_projected(optimizer, project) if on_start == "project" else optimizer)
+    begun = from_projected(optimizer, project) if on_start == "project" else optimizer
+    return on_explicit_meshes(in_float32(begun))
 
 
 def from_projected(optimizer: optax.GradientTransformation, project: Callable[[Any], Any]) -> Any:
