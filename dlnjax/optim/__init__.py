@@ -5,6 +5,7 @@ recipe do it. Updates follow optax's sign; :func:`retract` returns new - old and
 """
 
 from dlnjax.optim._adam import AdamState, scale_by_tangent_adam
+from dlnjax.optim._complex import from_jax_gradient
 from dlnjax.optim._conjugate import ConjugateState, conjugate, conjugate_gradient
 from dlnjax.optim._describe import Description, LeafDescription, describe
 from dlnjax.optim._drift import DriftState, control_drift
@@ -51,6 +52,7 @@ __all__ = [
     "conjugate_gradient",
     "control_drift",
     "describe",
+    "from_jax_gradient",
     "gd",
     "heavy_ball",
     "hessian_vector",

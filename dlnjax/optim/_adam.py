@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Int
 
 from dlnjax import stiefel
+from dlnjax.optim._complex import square
 from dlnjax.optim._leaves import Axes, map_matrices, need_params, specs, to_matrix
 from dlnjax.optim._momentum import zeros
 from dlnjax.optim._number import Number, cast, check_decay, check_rounded, number
@@ -68,7 +69,7 @@ def scale_by_tangent_adam(
     def init(params: Any) -> AdamState:
         first = zeros("scale_by_tangent_adam", params)
         jax.tree.map(lambda m: [check_rounded(*decay, m) for decay in (("b1", b1), ("b2", b2))], first)
-        start = _matrix_means(first, axes) if scalar else jax.tree.map(jnp.zeros_like, first)
+        start = _matrix_means(first, axes) if scalar else jax.tree.map(square, first)
         return AdamState(jnp.zeros((), jnp.int32), first, start)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AdamState]:
@@ -79,7 +80,7 @@ def scale_by_tangent_adam(
 
         first = map_matrices(moved, axes, "scale_by_tangent_adam", params, state.first, updates)
         updates = jax.tree.map(widen_like, updates, params)
-        squares = _matrix_means(updates, axes) if scalar else jax.tree.map(jnp.square, updates)
+        squares = _matrix_means(updates, axes) if scalar else jax.tree.map(square, updates)
         moments = jax.tree.map(lambda v, s: _average(b2, v, s), state.second, squares)
         count = jnp.asarray(optax.safe_increment(state.steps))
         roots = jax.tree.map(lambda v: jnp.sqrt(v / _missing(b2, count, v)) + cast(eps, v), moments)
@@ -87,7 +88,7 @@ def scale_by_tangent_adam(
         if scalar:
             direction = _divided(corrected, roots, axes, params)
         else:
-            steps = jax.tree.map(jnp.divide, corrected, roots)
+            steps = jax.tree.map(lambda m, root: m / root.astype(m.dtype), corrected, roots)
             direction = map_matrices(stiefel.project_tangent, axes, "scale_by_tangent_adam", params, steps)
         return direction, AdamState(count, first, moments)
 
@@ -106,7 +107,7 @@ def _missing(decay: Number, count: jax.Array, like: jax.Array) -> jax.Array:
 def _matrix_means(tree: Any, axes: Axes) -> Any:
     """Mean square entry of each matrix, ``(batch..., 1, 1)``."""
     leaves = [
-        jnp.mean(jnp.square(to_matrix(leaf, spec)), axis=(-2, -1), keepdims=True)
+        jnp.mean(square(to_matrix(leaf, spec)), axis=(-2, -1), keepdims=True)
         for leaf, spec in zip(jax.tree.leaves(tree), specs(axes, tree), strict=True)
     ]
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)
@@ -114,4 +115,6 @@ def _matrix_means(tree: Any, axes: Axes) -> Any:
 
 def _divided(first: Any, roots: Any, axes: Axes, params: Any) -> Any:
     numbers = iter(jax.tree.leaves(roots))
-    return map_matrices(lambda _, m: m / next(numbers), axes, "scale_by_tangent_adam", params, first)
+    return map_matrices(
+        lambda _, m: m / next(numbers).astype(m.dtype), axes, "scale_by_tangent_adam", params, first
+    )

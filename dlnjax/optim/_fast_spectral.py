@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlnjax._linalg import frobenius, matmul, skew, transpose
+from dlnjax._linalg import adjoint, frobenius, matmul, skew, transpose
 
 #: Five passes take singular values of [LEAST, 1] times their bound into [1 - BAND, 1 + BAND]; smaller ones stay below.
 PASSES, LEAST, BAND = 5, 3e-3, 5e-3
@@ -63,8 +63,8 @@ def _applied(square: jax.Array, start: jax.Array) -> jax.Array:
     The last pass meets V alone: three products of its width in place of three of M's.
     """
     powers = _product(square, square)
-    fourth = jnp.sum(powers * transpose(powers), axis=(-2, -1), keepdims=True)  # tr M^4
-    bound = jnp.maximum(fourth, jnp.finfo(square.dtype).tiny) ** 0.25
+    fourth = jnp.sum(powers * transpose(powers), axis=(-2, -1), keepdims=True).real  # tr M^4
+    bound = (jnp.maximum(fourth, jnp.finfo(fourth.dtype).tiny) ** 0.25).astype(square.dtype)
     square, powers = square / bound, powers / jnp.square(bound)
     *all_but_last, (a, b, c) = coefficients()
     for k, (a_k, b_k, c_k) in enumerate(all_but_last):
@@ -83,16 +83,18 @@ def fast_direction(point: jax.Array, gradient: jax.Array) -> jax.Array:
       point: ``(..., n, p)``, n >= p, on the manifold. gradient: same shape, projected or not.
     """
     largest = jnp.max(jnp.abs(gradient), axis=(-2, -1), keepdims=True)
-    gradient = gradient / jnp.where(largest > 0, largest, 1)  # products of four gradients keep their range
+    gradient = gradient / jnp.where(largest > 0, largest, 1).astype(
+        gradient.dtype
+    )  # products of four gradients keep their range
     n, p = point.shape[-2:]
     if n <= 2 * p:
-        return _applied(skew(matmul(gradient, transpose(point))), point)
-    inner = matmul(transpose(point), gradient)
+        return _applied(skew(matmul(gradient, adjoint(point))), point)
+    inner = matmul(adjoint(point), gradient)
     across = gradient - matmul(point, inner)
     size = frobenius(across)[..., None, None] / p**0.5
-    size = jnp.where(size > 0, size, 1)
+    size = jnp.where(size > 0, size, 1).astype(point.dtype)
     across = across / size  # columns of about one
-    gram = matmul(transpose(across), across)
+    gram = matmul(adjoint(across), across)
     one = jnp.broadcast_to(jnp.eye(p, dtype=point.dtype), gram.shape)
     zero = jnp.zeros_like(gram)
     top = jnp.concatenate([skew(inner), -size / 2 * gram], axis=-1)

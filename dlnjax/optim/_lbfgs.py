@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dlnjax.optim._complex import real_part_of
 from dlnjax.optim._leaves import Axes, OnStart, need_params
 from dlnjax.optim._number import start_of
 from dlnjax.optim._precision import in_float32
@@ -42,7 +43,7 @@ def transported_lbfgs(space: Product, memory: int = 10) -> optax.GradientTransfo
 
     def init(params: Any) -> Any:
         state: Any = plain.init(params)
-        dtype = np.result_type(*(leaf.dtype for leaf in jax.tree.leaves(params)))
+        dtype = np.result_type(*(real_part_of(leaf.dtype) for leaf in jax.tree.leaves(params)))
         own = jax.tree.map(lambda x: jnp.array(x, copy=True), state)  # optax has one zero in two places
         return own._replace(weights_memory=own.weights_memory.astype(dtype) + start_of(0, params, dtype))
 

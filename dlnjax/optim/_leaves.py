@@ -163,10 +163,10 @@ def move_matrices(move: Callable[..., jax.Array], axes: Axes, link: str, params:
 
 def check_leaf(link: str, name: str, point: Any, *vectors: Any) -> None:
     """Refuse a leaf that cannot be a point, or an update of another shape or dtype."""
-    if not hasattr(point, "dtype") or not jnp.issubdtype(point.dtype, jnp.floating):
+    if not hasattr(point, "dtype") or not jnp.issubdtype(point.dtype, jnp.inexact):
         kind = getattr(point, "dtype", type(point).__name__)
         raise TypeError(
-            f"{link}: leaf {name} is {kind}; a real floating array is needed, or mask this leaf out"
+            f"{link}: leaf {name} is {kind}; a floating or complex array is needed, or mask this leaf out"
         )
     if point.ndim < 2:
         raise ValueError(f"{link}: leaf {name} has shape {point.shape}, no matrix; mask this leaf out")
@@ -209,9 +209,9 @@ def check_points(link: str, params: Any, axes: Axes = None, on_start: OnStart = 
 
 
 def _error(matrix: np.ndarray) -> float:
-    m = matrix.astype(np.float64)
+    m = matrix.astype(np.complex128 if np.iscomplexobj(matrix) else np.float64)
     m = m.swapaxes(-1, -2) if m.shape[-1] > m.shape[-2] else m
-    residual = m.swapaxes(-1, -2) @ m - np.eye(m.shape[-1])
+    residual = np.abs(m.swapaxes(-1, -2).conj() @ m - np.eye(m.shape[-1]))
     return float(np.max(np.sqrt(np.sum(residual**2, axis=(-2, -1))), initial=0))
 
 
@@ -221,6 +221,8 @@ def _allowed(matrix: jax.Array) -> jax.Array:
     Entries rounded by a relative eps/2 move ``W^T W`` by at most ``eps sqrt(p)``. Half precision shows in the digits.
     """
     allowed = jnp.asarray(10 * float(jnp.finfo(matrix.dtype).eps) ** 0.5)
+    if jnp.iscomplexobj(matrix):
+        return allowed
     for half in map(jnp.finfo, (jnp.float16, jnp.bfloat16)):
         rounded = jnp.all(matrix == lax.reduce_precision(matrix, half.nexp, half.nmant))
         allowed = jnp.where(rounded, 2 * float(half.eps) * min(matrix.shape[-2:]) ** 0.5, allowed)

@@ -11,6 +11,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from dlnjax.optim._complex import square
 from dlnjax.optim._leaves import need_loss, need_params
 from dlnjax.optim._number import Number, cast, is_known, number, start_of
 from dlnjax.optim._precision import widen
@@ -28,9 +29,7 @@ class ArmijoState(NamedTuple):
 
 
 def _norm_squared(tree: Any, like: jax.Array) -> jax.Array:
-    return sum(
-        (jnp.sum(jnp.square(x)).astype(like.dtype) for x in jax.tree.leaves(tree)), jnp.zeros_like(like)
-    )
+    return sum((jnp.sum(square(x)).astype(like.dtype) for x in jax.tree.leaves(tree)), jnp.zeros_like(like))
 
 
 def _moved(params: Any, displacement: Any) -> Any:

@@ -24,7 +24,8 @@ import jax.numpy as jnp
 import optax
 
 from dlnjax import stiefel
-from dlnjax._linalg import matmul, skew, transpose
+from dlnjax._linalg import adjoint, matmul, skew, transpose
+from dlnjax.optim._complex import times
 from dlnjax.optim._fast_spectral import fast_direction
 from dlnjax.optim._leaves import Axes, OnStart, map_matrices
 from dlnjax.optim._momentum import transport_momentum
@@ -73,8 +74,8 @@ def spectral_direction(point: jax.Array, gradient: jax.Array, accuracy: Accuracy
     if accuracy == "fast":
         return fast_direction(point, gradient)
     if n <= 2 * p:
-        return matmul(_rotation(matmul(gradient, transpose(point))), point)
-    inner = matmul(transpose(point), gradient)
+        return matmul(_rotation(matmul(gradient, adjoint(point))), point)
+    inner = matmul(adjoint(point), gradient)
     across, aside = _basis_across(point, gradient - matmul(point, inner))
     blocks = jnp.concatenate([inner, aside], axis=-2)
     rotation = _rotation(jnp.concatenate([blocks, jnp.zeros_like(blocks)], axis=-1))
@@ -90,9 +91,9 @@ def _basis_across(point: jax.Array, vector: jax.Array) -> tuple[jax.Array, jax.A
     """Q orthonormal where C has rank and orthogonal to W, and ``Q^T C``: only the span of [W Q] is rotated."""
     basis = stiefel.partial_isometry(vector)
     basis = basis - matmul(
-        point, matmul(transpose(point), basis)
+        point, matmul(adjoint(point), basis)
     )  # of what is rounding in C much may lie along W
-    return basis, matmul(transpose(basis), vector)
+    return basis, matmul(adjoint(basis), vector)
 
 
 def to_spectral(
@@ -123,7 +124,7 @@ def to_spectral(
         found = spectral_direction(point, g, accuracy)
         if length == "unit":
             return found
-        return found * jnp.sum(found * g, axis=(-2, -1), keepdims=True)
+        return found * jnp.sum(times(found, g), axis=(-2, -1), keepdims=True).astype(found.dtype)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         return map_matrices(direction, axes, "to_spectral", params, updates), state

@@ -66,5 +66,5 @@ def check_decay(name: str, value: Any) -> Number:
 
 def check_rounded(name: str, decay: Number, like: jax.Array) -> None:
     """Refuse a decay that is 1 in the dtype it is computed in: an average with it would never begin."""
-    if is_known(decay) and float(np.asarray(decay, like.dtype)) == 1:
+    if is_known(decay) and float(np.asarray(decay, jnp.finfo(like.dtype).dtype)) == 1:
         raise ValueError(f"{name} is {decay!r}, which {like.dtype} rounds to 1; give a smaller one")

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlnjax import stiefel
+from dlnjax.optim._complex import conjugated, times
 from dlnjax.optim._leaves import Axes, OnStart, check_leaf, from_matrix, specs, to_matrix
 from dlnjax.optim._paths import named_leaves
 from dlnjax.optim._retract import AnyRetraction, retract
@@ -65,8 +66,8 @@ class Product(NamedTuple):
 
 
 def inner(a: Any, b: Any) -> jax.Array:
-    """The embedded inner product over all leaves, in their common dtype."""
-    parts = [jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]
+    """The embedded inner product over all leaves, ``Re tr(a^H b)``, in their common real dtype."""
+    parts = [jnp.sum(times(x, y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]
     dtype = np.result_type(*(part.dtype for part in parts))  # jax's own refuses a mixture where it is strict
     return sum((part.astype(dtype) for part in parts), jnp.zeros((), dtype))
 
@@ -125,5 +126,5 @@ def hessian_vector(
     """
     space = Product(constrained, axes=axes)
     tangent = space.project(params, vector)
-    gradient, curvature = jax.jvp(jax.grad(value_fn), (params,), (tangent,))
+    gradient, curvature = map(conjugated, jax.jvp(jax.grad(value_fn), (params,), (tangent,)))
     return space.hessian(params, gradient, curvature, tangent)

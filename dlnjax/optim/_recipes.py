@@ -7,6 +7,7 @@ from typing import Any, Literal
 import optax
 
 from dlnjax.optim._adam import scale_by_tangent_adam
+from dlnjax.optim._complex import takes_jax_gradients
 from dlnjax.optim._leaves import Axes, OnStart
 from dlnjax.optim._line_search import armijo_search, scale_by_polyak
 from dlnjax.optim._momentum import transport_momentum
@@ -34,7 +35,7 @@ def gd(step_size: StepSize, *, scales: Any = None) -> optax.GradientTransformati
       >>> print(updates)
       [-0.5 -0.5]
     """
-    return in_float32(scale_by_step(step_size, scales=scales))
+    return takes_jax_gradients(in_float32(scale_by_step(step_size, scales=scales)))
 
 
 def rgd(

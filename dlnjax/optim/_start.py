@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool
 
 from dlnjax import stiefel
+from dlnjax.optim._complex import takes_jax_gradients
 from dlnjax.optim._explicit import on_explicit_meshes
 from dlnjax.optim._leaves import Axes, LinkStart, OnStart, check_start, map_matrices, need_params
 from dlnjax.optim._precision import in_float32
@@ -37,7 +38,7 @@ def inside(on_start: OnStart) -> LinkStart:
 def complete(
     optimizer: optax.GradientTransformation, constrained: Labels, axes: Axes, on_start: OnStart
 ) -> Any:
-    """A recipe's last concerns: what its start is, that it computes in float32 at least, and explicit meshes."""
+    """A recipe's last concerns: its start, float32 at least, explicit meshes, gradients of complex leaves."""
 
     def project(tree: Any) -> Any:
         masked = on(constrained, optax.stateless(lambda _, points: nearest(points)))
@@ -47,7 +48,7 @@ def complete(
         return map_matrices(stiefel.project, axes, "on_start", points)
 
     begun = from_projected(optimizer, project) if on_start == "project" else optimizer
-    return on_explicit_meshes(in_float32(begun))
+    return takes_jax_gradients(on_explicit_meshes(in_float32(begun)))
 
 
 def from_projected(optimizer: optax.GradientTransformation, project: Callable[[Any], Any]) -> Any:

@@ -15,6 +15,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from dlnjax.optim._complex import real_part_of
 from dlnjax.optim._number import Number, is_known, number, own
 from dlnjax.optim._paths import matched, named_leaves
 from dlnjax.optim._precision import widen
@@ -100,7 +101,7 @@ def _fitted(scales: Any, params: Any) -> Any:
     """``scales`` as arrays of their own in the leaves' dtypes, checked against the params."""
     fitted, given = [], matched("scales", scales, params)
     for (name, leaf), scale in zip(named_leaves(params), given, strict=True):
-        array = jnp.array(scale, widen(leaf).dtype, copy=True)
+        array = jnp.array(scale, real_part_of(widen(leaf).dtype), copy=True)
         if array.shape not in ((), leaf.shape[:-2]):
             run = f" or of shape {leaf.shape[:-2]}" if leaf.ndim > 2 else ""
             raise ValueError(

@@ -17,6 +17,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from dlnjax.optim._complex import conjugated
 from dlnjax.optim._leaves import Axes, OnStart, need_loss, need_params
 from dlnjax.optim._number import Number, is_known, number, start_of
 from dlnjax.optim._product import Product, add, choose, inner, norm, scale
@@ -124,7 +125,7 @@ def trust_region(
       radius: of the first region.
       max_radius: its bound.
       accept: in (0, 1/4).
-      max_inner: bound on the inner steps; None is the number of parameters.
+      max_inner: bound on the inner steps; None is the number of (real) parameters.
       retraction, constrained, axes, on_start: as in :func:`rgd`.
 
     Raises:
@@ -169,10 +170,11 @@ def trust_region(
         _, curvature = jax.linearize(jax.grad(loss), params)
 
         def hessian(tangent: Any) -> Any:
-            return space.hessian(params, updates, curvature(tangent), tangent)
+            return space.hessian(params, updates, conjugated(curvature(tangent)), tangent)
 
         gradient = space.project(params, updates)
-        limit = sum(x.size for x in jax.tree.leaves(params)) if max_inner is None else max_inner
+        sizes = (x.size * (1 + jnp.iscomplexobj(x)) for x in jax.tree.leaves(params))
+        limit = sum(sizes) if max_inner is None else max_inner
         size = state.radius.astype(norm(gradient).dtype)
         found = truncated_cg(
             hessian, gradient, size, lambda tree: space.project(params, tree), max_steps=limit

@@ -157,7 +157,7 @@ def update(link, updates, params):
             ValueError,
             r"leaf \[1\].*off the manifold",
         ),
-        (lambda: optim.retract().init(INTEGERS), TypeError, r"leaf \['w'\] is int32; a real floating"),
+        (lambda: optim.retract().init(INTEGERS), TypeError, r"leaf \['w'\] is int32; a floating"),
         (
             lambda: optim.retract().init(jnp.ones(3)),
             ValueError,
