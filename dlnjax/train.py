@@ -64,7 +64,9 @@ class Monitor(NamedTuple):
 def begin(record: Record) -> Monitor:
     """The monitor at step 0."""
     finite = jnp.isfinite(record.distance) & jnp.isfinite(record.loss)
-    zero = jnp.zeros_like(finite, jnp.int32)  # of the record: under shard_map it varies over the mesh as that does
+    zero = jnp.zeros_like(
+        finite, jnp.int32
+    )  # of the record: under shard_map it varies over the mesh as that does
     return Monitor(
         start_distance=record.distance,
         start_gradient=record.gradient_norm,

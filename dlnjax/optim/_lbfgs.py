@@ -44,8 +44,13 @@ def transported_lbfgs(space: Product, memory: int = 10) -> optax.GradientTransfo
     def init(params: Any) -> Any:
         state: Any = plain.init(params)
         dtype = np.result_type(*(real_part_of(leaf.dtype) for leaf in jax.tree.leaves(params)))
-        own = jax.tree.map(lambda x: jnp.array(x, copy=True), state)  # optax has one zero in two places
-        return own._replace(weights_memory=own.weights_memory.astype(dtype) + start_of(0, params, dtype))
+        floats = (
+            jax.tree.map(  # optax has one zero in two places, and numbers that do not vary with the params
+                lambda x: x + start_of(0, params, x.dtype) if jnp.issubdtype(x.dtype, jnp.inexact) else x,
+                state,
+            )
+        )
+        return floats._replace(weights_memory=floats.weights_memory.astype(dtype))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         need_params(params, "transported_lbfgs")

@@ -101,7 +101,11 @@ def from_matrix(matrix: jax.Array, shape: tuple[int, ...], axes: Any = None) -> 
 def specs(axes: Axes, tree: Any) -> list[Any]:
     """One spec per leaf of ``tree``, in leaf order."""
     given: Any = axes
-    return matched("axes", given(tree) if is_function(given) else given, tree, _is_spec)
+    given = given(tree) if is_function(given) else given
+    wrong = [spec for spec in jax.tree.leaves(given, is_leaf=_is_spec) if not _is_spec(spec)]
+    if wrong:
+        raise TypeError(f"axes has the entry {wrong[0]!r}; give an optim.MatrixAxes")
+    return matched("axes", given, tree, _is_spec)
 
 
 def need_params(params: Any, link: str) -> None:
