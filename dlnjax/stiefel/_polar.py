@@ -24,7 +24,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -238,7 +237,7 @@ def _row_polar_jvp(primals, tangents):
     dq = solution - matmul(sym(matmul(solution, adjoint(q))), q)
     dq = times_power_of_two(dq, exponent // 2 - exponent)
     dq = scaled(dq, jnp.where(status == UNIQUE, 1, jnp.nan))
-    return (q, status), (dq, np.zeros(status.shape, jax.dtypes.float0))
+    return (q, status), (dq, jax.custom_derivatives.zero_from_primal(status))
 
 
 def _derivative(y: jax.Array, dy: jax.Array) -> jax.Array:
@@ -263,7 +262,7 @@ def _derivative(y: jax.Array, dy: jax.Array) -> jax.Array:
         _, _, size, k = carry
         return (size**2 > enough) & (k < limit)
 
-    start = (scaled(y, scale), scaled(dy, scale), jnp.asarray(jnp.inf, bound.dtype), 0)
+    start = (scaled(y, scale), scaled(dy, scale), jnp.full_like(jnp.max(bound, initial=0), jnp.inf), 0)
     return lax.while_loop(more, one_pass, start)[1]
 
 

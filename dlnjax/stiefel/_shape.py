@@ -112,8 +112,12 @@ def by_rows(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 
 def identity_like(square: jax.Array) -> jax.Array:
-    """The identity in the shape and dtype of a batch of square matrices (no rank promotion)."""
-    return jnp.broadcast_to(jnp.eye(square.shape[-1], dtype=square.dtype), square.shape)
+    """The identity in the shape and dtype of a batch of square matrices (no rank promotion).
+
+    The zero makes it vary over a mesh as they do, by type: inside ``shard_map`` loops begin with it.
+    """
+    identity = jnp.broadcast_to(jnp.eye(square.shape[-1], dtype=square.dtype), square.shape)
+    return identity + jnp.zeros_like(square)
 
 
 def gram(matrix: jax.Array) -> jax.Array:

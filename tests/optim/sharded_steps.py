@@ -85,6 +85,7 @@ def trained():
         "adam": optim.adam(0.01),
         "armijo": optim.armijo(),
         "trust_region": optim.trust_region(max_inner=3),
+        "lbfgs": optim.lbfgs(3),
     }
     for name, optimizer in recipes.items():
 

@@ -56,7 +56,7 @@ def test_columns_are_exchanged_and_never_gathered(report):
 
 
 def test_training_under_shard_map_is_that_under_vmap(report):
-    assert len(report["trained"]) == 4
+    assert len(report["trained"]) == 5
     assert max(report["trained"].values()) < 1e-3
 
 
