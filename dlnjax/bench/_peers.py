@@ -111,8 +111,24 @@ def geojax(start: np.ndarray, target: np.ndarray, step_size: float, count: int |
     return _scanned(jax.vmap(one), start, target, count=count)
 
 
-def geoopt(start: np.ndarray, target: np.ndarray, step_size: float, threads: int | None = None) -> Advance:
-    """geoopt: ``RiemannianSGD`` on one batched parameter, Euclidean metric, QR; one thread a core by default."""
+def optax_muon(step_size: float, constrained: bool) -> Any:
+    """optax's Muon with its defaults on ``(batch, n, p)``, in the place of a recipe; nothing is constrained."""
+    import optax
+
+    del constrained
+    axes = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+    return optax.contrib.muon(step_size, muon_weight_dimension_numbers=axes)
+
+
+def geoopt(
+    start: np.ndarray,
+    target: np.ndarray,
+    step_size: float,
+    threads: int | None = None,
+    optimizer: str = "RiemannianSGD",
+) -> Advance:
+    """geoopt: its SGD or Adam on one batched parameter, Euclidean metric, QR; one thread a core by default."""
+    name = optimizer
     import geoopt as package  # pyright: ignore[reportMissingImports]
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -123,7 +139,7 @@ def geoopt(start: np.ndarray, target: np.ndarray, step_size: float, threads: int
         manifold = package.manifolds.EuclideanStiefel()
         begin = torch.from_numpy(start).clone()
         w: Any = package.ManifoldParameter(begin, manifold=manifold)  # pyright: ignore[reportCallIssue]
-        optimizer = package.optim.RiemannianSGD([w], lr=step_size)
+        optimizer = getattr(package.optim, name)([w], lr=step_size)
         for _ in range(steps):
             w.grad = w.detach() - goal
             optimizer.step()

@@ -15,7 +15,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +29,29 @@ from dlnjax.sweep.compute import devices
 
 #: (batch, n, p) and whether the case has a target.
 CASES = (((512, 32, 32), True), ((128, 64, 64), True), ((256, 64, 32), False))
-#: Single large matrices ``(n, p)``, and how long a step may take of geoopt's with QR.
+#: Single large matrices ``(n, p)``.
 LARGE = ((2048, 512), (4096, 1024))
-LARGE_TARGETS = {"polar": 0.6, "qr": 1.0, "cholesky_qr": 1.0, "cayley": 1.3}
+
+
+class Large(NamedTuple):
+    """A recipe timed on them, and how long its step may take, as a part of a peer's, at each of their shapes."""
+
+    make: Callable[..., optax.GradientTransformation]
+    peer: str
+    at_most: tuple[float, float]
+
+
+LARGE_RECIPES = {
+    "rgd polar": Large(optim.rgd, "geoopt SGD with QR", (0.6, 0.6)),
+    "rgd qr": Large(functools.partial(optim.rgd, retraction="qr"), "geoopt SGD with QR", (1.0, 1.0)),
+    "rgd cholesky_qr": Large(
+        functools.partial(optim.rgd, retraction="cholesky_qr"), "geoopt SGD with QR", (1.0, 1.0)
+    ),
+    "rgd cayley": Large(functools.partial(optim.rgd, retraction="cayley"), "geoopt SGD with QR", (1.3, 1.3)),
+    "adam": Large(optim.adam, "geoopt Adam", (1.0, 0.35)),
+    "muon fast": Large(functools.partial(optim.muon, decay=0.95, accuracy="fast"), "optax Muon", (1.0, 1.0)),
+    "muon exact": Large(functools.partial(optim.muon, decay=0.95), "optax Muon", (2.5, 2.5)),
+}
 STEP_SIZE = 0.02
 FASTER = 4.0
 DRIFT = {"float32": 1e-6, "float64": 1e-12}
@@ -125,17 +145,15 @@ def time_case(shape: tuple[int, ...], *, rounds: int = 5, seconds: float = 0.3) 
 
 
 def time_large(shape: tuple[int, int], *, rounds: int = 3) -> dict[str, float]:
-    """Seconds per step of the retractions and of geoopt on one large matrix, float32, best of interleaved rounds."""
+    """Seconds per step of the recipes and their peers on one large matrix, float32, best of interleaved rounds."""
     start, target = _problem((1, *shape))
-    makes = {
-        name: functools.partial(optim.rgd, retraction=getattr(stiefel, f"retract_{name}"))
-        for name in LARGE_TARGETS
-    }
+    makes = {name: recipe.make for name, recipe in LARGE_RECIPES.items()} | {"optax Muon": peers.optax_muon}
     advances = {
         name: peers.dlnjax(start, target, STEP_SIZE, count=1, make=make) for name, make in makes.items()
     }
     if importlib.util.find_spec("geoopt") is not None:
-        advances["geoopt"] = peers.geoopt(start, target, STEP_SIZE)
+        advances["geoopt SGD with QR"] = peers.geoopt(start, target, STEP_SIZE)
+        advances["geoopt Adam"] = peers.geoopt(start, target, STEP_SIZE, optimizer="RiemannianAdam")
     best = dict.fromkeys(advances, np.inf)
     for turn in range(rounds + 1):
         for name, advance in advances.items():
@@ -194,10 +212,7 @@ def run(*, rounds: int, seconds: float, steps: int) -> dict[str, Any]:
     large = {f"{n}x{p}": _aside(functools.partial(time_large, (n, p), rounds=rounds)) for n, p in LARGE}
     for name, seconds_per_step in large.items():
         _print_large(name, seconds_per_step)
-        for recipe, allowed in LARGE_TARGETS.items() if "geoopt" in seconds_per_step else ():
-            ratio = seconds_per_step[recipe] / seconds_per_step["geoopt"]
-            text = f"time of rgd with {recipe} over geoopt's SGD with QR, {name} float32"
-            targets.append(_target(text, ratio, allowed, at_least=False))
+        targets += _large_targets(name, seconds_per_step)
     for recipe in RECIPES:
         for dtype, allowed in DRIFT.items():
             name = f"orthonormality error of {recipe} after {steps} steps, {dtype}"
@@ -213,6 +228,21 @@ def run(*, rounds: int, seconds: float, steps: int) -> dict[str, Any]:
         "large": large,
         "machine": machine() | more | {"load_before": load},
     }
+
+
+def _large_targets(shape: str, seconds_per_step: dict[str, float]) -> list[dict[str, Any]]:
+    """One target a recipe whose peer is there."""
+    column = [f"{n}x{p}" for n, p in LARGE].index(shape)
+    return [
+        _target(
+            f"time of {name} over {recipe.peer}, {shape} float32",
+            seconds_per_step[name] / seconds_per_step[recipe.peer],
+            recipe.at_most[column],
+            at_least=False,
+        )
+        for name, recipe in LARGE_RECIPES.items()
+        if recipe.peer in seconds_per_step
+    ]
 
 
 def _print_large(name: str, seconds_per_step: dict[str, float]) -> None:
