@@ -220,6 +220,9 @@ def _plain(value: object, functions: dict[str, UserFunction]) -> Any:
         return {str(name): _plain(entry, functions) for name, entry in value.items()}
     if _is_function(value):
         return _named(value, functions)
+    if isinstance(value, tuple) and hasattr(value, "init") and hasattr(value, "update"):
+        text = "an optimizer is given, a function that makes one is needed; write def mine(step_size, scales): ..."
+        raise SpecError([f"sweep.grid: {text}"])
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, _FromNumpy):

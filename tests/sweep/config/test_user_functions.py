@@ -9,10 +9,11 @@ from pathlib import Path
 import jax
 import my_functions as mine
 import numpy as np
+import optax
 import pytest
 from cli_cases import call
 
-from dlnjax import sweep
+from dlnjax import optim, sweep
 from dlnjax.sweep import plan
 from dlnjax.sweep.compute import execute
 from dlnjax.sweep.config import loading, registry, user_functions
@@ -158,6 +159,14 @@ def test_lambdas_and_closures_run_in_this_process_only(tmp_path):
     assert not (tmp_path / "x").exists()
     user_functions.check(local, elsewhere=False)
     assert all(user_functions.travels(part) for part in made(start=mine.small).functions.values())
+
+
+def test_an_optimizer_in_the_place_of_a_function_that_makes_one():
+    for given in (optim.rgd(0.1), [optim.rgd(0.1), "rgd"], optax.sgd(0.1)):
+        with pytest.raises(
+            sweep.SpecError, match="an optimizer is given, a function that makes one is needed"
+        ):
+            made(optimizer=given)
 
 
 def test_names_that_cannot_be_kept():
