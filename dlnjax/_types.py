@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 #: One layer ``(d_i, d_{i-1})`` or a run of k equal square layers ``(k, d, d)``.
@@ -18,12 +19,15 @@ Layer = Float[Array, "..."]
 #: The layers of a network, ``W_1`` first.
 Params = tuple[Layer, ...]
 #: One multiplier a layer, in the structure of the params; a run takes a scalar or an array ``(k,)``.
-Scales = tuple[Any, ...]
+Scales = tuple[float | Float[Array, "..."], ...]
 #: A point of ``St(n, p)`` and vectors at it: tall ``(..., n, p)``, ``W^T W = I``, or wide, ``W W^T = I``.
 Matrix = Float[Array, "*batch n p"]
 Scalar = Float[Array, ""]
 #: A number fixed at trace time, or a traced scalar.
 Number = float | Float[Array, ""]
+#: A number, or an array of them, one a cell.
+Values = float | np.ndarray
+Counts = int | np.ndarray
 Count = int | Int[Array, ""]
 #: ``(point, tangent) -> point``: a map from the tangent bundle back to the manifold, exact to first order.
 Retraction = Callable[[jax.Array, jax.Array], jax.Array]
@@ -93,10 +97,10 @@ class Rate(NamedTuple):
         it is not known.
     """
 
-    factor: Any
-    eigenvalue_min: Any
-    eigenvalue_max: Any
-    num_zero: Any
-    step_max: Any
-    step_optimal: Any
-    gradient: Any = math.nan
+    factor: Values
+    eigenvalue_min: Values
+    eigenvalue_max: Values
+    num_zero: Counts
+    step_max: Values
+    step_optimal: Values
+    gradient: Values = math.nan

@@ -8,7 +8,7 @@ The square loss ``L = 1/2 ||W X - Y||_F^2`` (no 1/n) depends on the data through
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, dataclass_transform
+from typing import TYPE_CHECKING, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -295,6 +295,10 @@ def with_optimum(problem: Quadratic, rank: int) -> Quadratic:
     return replace(problem, optimum=best)
 
 
+#: Activation and batch size.
+_Static = tuple[network.Activation | None, int | None]
+
+
 @jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True)
 class Samples:
@@ -316,12 +320,14 @@ class Samples:
     activation: network.Activation | None = None
     batch_size: int | None = None
 
-    def tree_flatten(self) -> tuple[tuple[jax.Array | None, ...], tuple[Any, ...]]:
+    def tree_flatten(self) -> tuple[tuple[jax.Array | None, ...], _Static]:
         """Arrays, and what is fixed in a compiled program."""
         return (self.x, self.y, self.key), (self.activation, self.batch_size)
 
     @classmethod
-    def tree_unflatten(cls, static: tuple[Any, ...], children: tuple[Any, ...]) -> Samples:
+    def tree_unflatten(
+        cls, static: _Static, children: tuple[jax.Array, jax.Array, jax.Array | None]
+    ) -> Samples:
         """The inverse of :meth:`tree_flatten`."""
         return cls(*children, *static)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dlnjax.analysis import tables
-from dlnjax.analysis.tables import Row
+from dlnjax.analysis.tables import Row, Scalar
 
 #: What names a row of each file; columns that a file lacks are passed over.
 KEYS: dict[str, tuple[str, ...]] = {
@@ -51,8 +51,8 @@ class Moved(NamedTuple):
     file: str
     row: str
     column: str
-    before: Any
-    after: Any
+    before: Scalar
+    after: Scalar
 
     def __str__(self) -> str:
         return f"{self.file}: {self.row}: {self.column}: {_shown(self.before)} -> {_shown(self.after)}"
@@ -98,7 +98,7 @@ def _rows(file: str, old: list[Row], new: list[Row], subset: bool) -> list[Moved
     return found
 
 
-def _columns(before: Row, after: Row, aside: Sequence[str]) -> Iterable[tuple[str, Any, Any]]:
+def _columns(before: Row, after: Row, aside: Sequence[str]) -> Iterable[tuple[str, Scalar, Scalar]]:
     """``(column, before, after)`` of what moved; a column that only one side has is a matter of versions."""
     for column in before:
         if column not in after or column in aside:
@@ -133,5 +133,5 @@ def _there(path: Path) -> str | None:
     return "there" if path.exists() else None
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Scalar) -> str:
     return "nothing" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)

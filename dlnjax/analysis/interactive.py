@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 from matplotlib.colors import to_hex
@@ -72,7 +72,7 @@ def error_curves(rows: Sequence[Row]) -> str:
     )
 
 
-def _line(row: Row, colour: str) -> dict[str, Any]:
+def _line(row: Row, colour: str) -> dict[str, object]:
     step, error = relative_curve(row) or (np.zeros(0), np.zeros(0))
     keep = np.unique(np.linspace(0, step.size - 1, _POINTS).round().astype(int))
     name = f"N = {row['depth']}, seed {row['seed']}, {row['engine']}"
@@ -92,7 +92,7 @@ def _plain(words: str) -> str:
     return words.replace("\n", ", ").replace("$", "").replace("\\", "")
 
 
-def _module(name: str) -> Any:
+def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:

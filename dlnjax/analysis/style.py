@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 
 #: Widths of a printed page in inches: one column, and the page.
 COLUMN, PAGE = 3.4, 7.0
@@ -38,7 +39,7 @@ RULES = {
     "middle": (COLOURS["green"], "D"),
     "edge": (COLOURS["pink"], "^"),
 }
-_RC: dict[str, Any] = {
+_RC: dict[str, object] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 7.5,
@@ -138,7 +139,7 @@ def depth_axis(axes: Axes, depths: Sequence[int]) -> None:
     axes.set_xlabel("depth $N$")
 
 
-def label_ends(axes: Axes, ends: Sequence[tuple[float, str, Any]], *, gap: float = 0.075) -> None:
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, ColorType]], *, gap: float = 0.075) -> None:
     """Write names at the right edge beside where their lines end, moved apart where they would overlap.
 
     Args:
@@ -155,7 +156,9 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, Any]], *, gap: float
         )  # fmt: skip
 
 
-def label_below(axes: Axes, ends: Sequence[tuple[float, float, str, Any]], *, gap: float = 0.26) -> None:
+def label_below(
+    axes: Axes, ends: Sequence[tuple[float, float, str, ColorType]], *, gap: float = 0.26
+) -> None:
     """Write names in a row at the foot of the axes, below where their lines end, moved apart where they would overlap.
 
     Args:
@@ -173,7 +176,7 @@ def label_below(axes: Axes, ends: Sequence[tuple[float, float, str, Any]], *, ga
         )  # fmt: skip
 
 
-def _leader(colour: Any, place: tuple[float, float]) -> dict[str, Any]:
+def _leader(colour: ColorType, place: tuple[float, float]) -> dict[str, object]:
     """A thin line from this place of a name's box (not from where the box ends) to what it names."""
     return {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "relpos": place, "patchA": None,
             "shrinkA": 3, "shrinkB": 0}  # fmt: skip

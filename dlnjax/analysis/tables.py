@@ -13,7 +13,8 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -25,15 +26,23 @@ if TYPE_CHECKING:
     import pyarrow
     import xarray
 
+#: A coordinate, or another value of a table that is no curve.
+Scalar = str | int | float | bool | None
+#: Also a curve.
+Value = Scalar | Sequence[float] | np.ndarray
 #: A cell: scalars by column name, curves as ``curve_*`` vectors, ``fit`` the :class:`rates.Fit`.
 Row = dict[str, Any]
+#: What the figures and conversions take: the table of ``sweep.read``, or rows of :func:`measure`.
+Table: TypeAlias = "pyarrow.Table | Sequence[Row]"
+#: The coordinates that a group of rows agrees in.
+Key = tuple[tuple[str, Any], ...]
 
 _FIRST = ("study", "step_rule", "step", "data", "start", "optimizer", "momentum", "retraction")
 _LAST = ("precision", "profile", "width", "engine", "depth", "seed")
 #: Coordinates of a cell, in the order in which tables sort them.
 COORDINATES = (*_FIRST, *(name for name in cell.COORDINATES if name not in (*_FIRST, *_LAST)), *_LAST)
 #: Coordinates that a plain linear network has at their blank; they are columns only where some cell differs.
-PARTS: dict[str, Any] = {name: one.blank for name, one in options.LATER.items()}
+PARTS: dict[str, object] = {name: one.blank for name, one in options.LATER.items()}
 #: Columns of summary.csv and edge.csv.
 COLUMNS = (
     "study", "data", "depth", "width", "seed", "step_rule", "step", "step_size", "engine", "start",
@@ -65,7 +74,7 @@ SAME_STEPS = 300
 _LEAST_DECAY = 3.0
 
 
-def measure(table: pyarrow.Table, tolerance: float = 1e-8, output_dim: int | None = None) -> list[Row]:
+def measure(table: Table, tolerance: float = 1e-8, output_dim: int | None = None) -> list[Row]:
     """One row a cell of ``sweep.read``'s table, each curve fitted; sorted by :data:`COORDINATES`.
 
     Args:
@@ -139,7 +148,7 @@ def read_csv(path: Path | str) -> list[Row]:
         return [{name: _parsed(field) for name, field in row.items()} for row in csv.DictReader(file)]
 
 
-def _parsed(field: str) -> Any:
+def _parsed(field: str) -> Scalar:
     if field in ("", "True", "False"):
         return {"": None, "True": True, "False": False}[field]
     for kind in (int, float):
@@ -152,9 +161,9 @@ def _parsed(field: str) -> Any:
 
 def groups(
     rows: Iterable[Row], *, by: Sequence[str] = COORDINATES, without: Sequence[str] = ()
-) -> dict[tuple[tuple[str, Any], ...], list[Row]]:
+) -> dict[Key, list[Row]]:
     """Rows that agree in the coordinates ``by`` but those in ``without``, keyed by what they agree in."""
-    found: dict[tuple[tuple[str, Any], ...], list[Row]] = {}
+    found: dict[Key, list[Row]] = {}
     for row in rows:
         key = tuple((name, _coordinate(row, name)) for name in by if name not in without)
         found.setdefault(key, []).append(row)
@@ -185,7 +194,7 @@ def caption(name: str) -> str:
     return (cell.COORDINATES[name].heading if name in cell.COORDINATES else "") or name
 
 
-def to_pandas(table: pyarrow.Table | Sequence[Row]) -> pandas.DataFrame:
+def to_pandas(table: Table) -> pandas.DataFrame:
     """Scalars of every cell as a data frame, indexed by the coordinates; ``attrs["units"]`` names units.
 
     Args:
@@ -202,7 +211,7 @@ def to_pandas(table: pyarrow.Table | Sequence[Row]) -> pandas.DataFrame:
     return frame
 
 
-def to_xarray(table: pyarrow.Table | Sequence[Row]) -> xarray.Dataset:
+def to_xarray(table: Table) -> xarray.Dataset:
     """Every cell with its curves: dimensions ``cell`` and ``record``, the coordinates as labels of ``cell``.
 
     Select with labels, for instance ``data.where(data.depth == 8, drop=True)``; the curves'
@@ -273,13 +282,13 @@ def _iterations(factor: float | None, tolerance: float) -> int | None:
     return math.ceil(math.log(tolerance) / math.log(factor))
 
 
-def _plain(table: pyarrow.Table | Sequence[Row]) -> list[Row]:
+def _plain(table: Table) -> list[Row]:
     """Rows as dictionaries, curves as float vectors, not-a-number scalars as None."""
     rows = list(table) if isinstance(table, (list, tuple)) else table.to_pylist()  # type: ignore[union-attr]
     return [{name: _value(name, value) for name, value in row.items()} for row in rows]
 
 
-def _value(name: str, value: Any) -> Any:
+def _value(name: str, value: Value) -> Value:
     if _is_curve(name):
         return None if value is None else np.asarray(value, float)
     return None if isinstance(value, float) and math.isnan(value) else value
@@ -309,7 +318,7 @@ def _column(values: list[Any], *, curve: bool) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values])
 
 
-def _units(table: Any) -> dict[str, str]:
+def _units(table: Table) -> dict[str, str]:
     """The units that the store keeps in its fields' metadata."""
     fields = getattr(table, "schema", ())
     found = {field.name: (field.metadata or {}).get(b"unit", b"").decode() for field in fields}
@@ -320,7 +329,7 @@ def _coordinate_units() -> dict[str, str]:
     return {name: one.unit for name, one in cell.COORDINATES.items() if one.unit}
 
 
-def _require(module: str) -> Any:
+def _require(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:

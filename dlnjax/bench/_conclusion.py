@@ -8,10 +8,19 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 
-def machine() -> dict[str, Any]:
+class Target(TypedDict):
+    """A figure that a benchmark has to reach, and whether it did."""
+
+    name: str
+    value: float
+    target: float
+    met: bool
+
+
+def machine() -> dict[str, str | int | float | None]:
     """What the figures depend on besides the code."""
     return {"cores": os.cpu_count(), "processor": platform.machine(), "jax": version("jax")}
 

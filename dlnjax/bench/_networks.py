@@ -20,7 +20,7 @@ from dlnjax._linalg import matmul, small_matmul
 from dlnjax.sweep.compute import batching
 
 #: Takes some steps from the start; returns where they lead, in the package's own form.
-Advance = Callable[[int], Any]
+Advance = Callable[[int], object]
 
 
 def over_devices(one: Callable, cells: int, width: int) -> Callable:

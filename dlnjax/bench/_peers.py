@@ -16,19 +16,25 @@ import functools
 import importlib.util
 import multiprocessing
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from dlnjax.sweep.compute.devices import cores, prepare
 
+if TYPE_CHECKING:
+    import jax
+    import optax
+    from jaxtyping import PyTree
+
 Advance = Callable[[int], np.ndarray]
 Factory = Callable[..., Advance]
+Step: TypeAlias = "Callable[[PyTree, jax.Array], PyTree]"
 
 
 def spread(
-    step: Callable[..., Any], begin: Callable[[Any], Any] = lambda w: w, count: int | None = None
-) -> Callable[..., Any]:
+    step: Step, begin: Callable[[jax.Array], PyTree] = lambda w: w, count: int | None = None
+) -> Callable[[jax.Array, jax.Array, np.int32], jax.Array]:
     """``run(w, goal, steps)``: ``step(carry, goal)`` in one compiled loop, the batch divided among ``count`` devices.
 
     ``begin(w)`` is the first carry; what comes back is its first leaf. The number of turns is an argument.
@@ -36,7 +42,7 @@ def spread(
     import jax
     from jax.sharding import AxisType, Mesh, PartitionSpec
 
-    def loop(w: Any, goal: Any, steps: Any) -> Any:
+    def loop(w: jax.Array, goal: jax.Array, steps: jax.Array) -> jax.Array:
         return jax.tree.leaves(jax.lax.fori_loop(0, steps, lambda _, c: step(c, goal), begin(w)))[0]
 
     mesh = Mesh(np.array(jax.local_devices()[:count]), ("batch",), axis_types=(AxisType.Auto,))
@@ -45,7 +51,7 @@ def spread(
     return jax.jit(mapped)
 
 
-def _scanned(step: Callable[..., Any], start: np.ndarray, goal: np.ndarray, **options: Any) -> Advance:
+def _scanned(step: Step, start: np.ndarray, goal: np.ndarray, **options: Any) -> Advance:
     import jax
     import jax.numpy as jnp
 
@@ -58,7 +64,7 @@ def dlnjax(
     target: np.ndarray,
     step_size: float,
     count: int | None = None,
-    make: Callable[..., Any] | None = None,
+    make: Callable[..., optax.GradientTransformation] | None = None,
 ) -> Advance:
     """Ours: the chain of links a user writes; ``make`` in place of ``optim.rgd``."""
     import optax
@@ -67,7 +73,7 @@ def dlnjax(
 
     optimizer = (make or optim.rgd)(step_size, constrained=True)
 
-    def step(carry: Any, goal: Any) -> Any:
+    def step(carry: PyTree, goal: jax.Array) -> PyTree:
         params, state = carry
         updates, state = optimizer.update(params - goal, state, params)
         return optax.apply_updates(params, updates), state
@@ -84,7 +90,7 @@ def svd_in_jax(start: np.ndarray, target: np.ndarray, step_size: float, count: i
     """What one writes in JAX without a package: projection, then ``u @ vt`` of the batched SVD."""
     import jax.numpy as jnp
 
-    def step(w: Any, goal: Any) -> Any:
+    def step(w: jax.Array, goal: jax.Array) -> jax.Array:
         g = w - goal
         product = jnp.swapaxes(w, -1, -2) @ g
         moved = w - step_size * (g - w @ (product + jnp.swapaxes(product, -1, -2)) / 2)
@@ -105,7 +111,7 @@ def geojax(start: np.ndarray, target: np.ndarray, step_size: float, count: int |
 
     manifold: Any = Stiefel(tuple(start.shape[-2:]))
 
-    def one(w: Any, t: Any) -> Any:
+    def one(w: jax.Array, t: jax.Array) -> jax.Array:
         return manifold.retr(w, -step_size * manifold.egrad_to_rgrad(w, w - t))
 
     return _scanned(jax.vmap(one), start, target, count=count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 from matplotlib.figure import Figure
 
@@ -26,7 +26,14 @@ _LOOKS = {
 TimeCase = Callable[..., dict[str, float]]
 
 
-def measure(time_case: TimeCase, *, rounds: int, seconds: float, builds: int) -> list[dict[str, Any]]:
+class Timing(TypedDict):
+    """Microseconds per step and network of each contestant, for depth, width and number of cells."""
+
+    case: list[int]
+    microseconds: dict[str, float]
+
+
+def measure(time_case: TimeCase, *, rounds: int, seconds: float, builds: int) -> list[Timing]:
     """Microseconds per step and network of every case, once each, by ``sweep.time_case``."""
     # a run begins with a projection and a copy of its layers: in fewer steps those would show
     length = {"rounds": rounds, "seconds": seconds, "builds": builds, "least": 100}
@@ -35,7 +42,7 @@ def measure(time_case: TimeCase, *, rounds: int, seconds: float, builds: int) ->
 
 
 @style.styled
-def draw(found: Sequence[Mapping[str, Any]]) -> Figure:
+def draw(found: Sequence[Timing]) -> Figure:
     """A panel for depth, width and number of cells; times per step and network."""
     times = {tuple(entry["case"]): entry["microseconds"] for entry in found}
     figure, (panels,) = style.grid(1, len(ALONG), width=style.PAGE, height=2.4, sharey=True)

@@ -18,9 +18,9 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from dlnjax.bench._conclusion import conclude, machine
+from dlnjax.bench._conclusion import Target, conclude, machine
 
 #: Seeds of the grid, and of the many tiny networks: 100 cells a seed.
 SEEDS = 64
@@ -30,8 +30,26 @@ _QUICK = 4, (60, 200)
 PROGRAMS, OUTSIDE, MEMORY = 3, 0.10, 4.0
 _TINY = "tiny"
 
+#: The keywords of ``sweep.grid``.
+Keys = dict[str, Any]
 
-def grid(engine: str, seeds: int) -> dict[str, Any]:
+
+class Figures(TypedDict):
+    """What :func:`run` measures of a sweep."""
+
+    cells: int
+    training_programs: int
+    programs: int
+    compile_seconds: float
+    compile_waited: float
+    seconds: float
+    device_seconds: float
+    outside: float
+    microseconds_a_cell: float
+    peak_gb: float | None
+
+
+def grid(engine: str, seeds: int) -> Keys:
     """The keywords of ``sweep.grid`` for 144 cells a seed; at all but the shortest step all of them converge."""
     return {
         "study": "bench_cells", "kind": "teacher", "input_dim": 32, "output_dim": 32, "precision": "float32",
@@ -42,7 +60,7 @@ def grid(engine: str, seeds: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def many(seeds: int) -> dict[str, Any]:
+def many(seeds: int) -> Keys:
     """The keywords for 100 tiny networks a seed."""
     return {
         "study": "bench_many_cells", "kind": "teacher", "input_dim": 8, "output_dim": 8, "precision": "float32",
@@ -53,7 +71,7 @@ def many(seeds: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def run(keys: dict[str, Any], cache: str) -> dict[str, Any]:
+def run(keys: Keys, cache: str) -> Figures:
     """One sweep in this process, which has not started JAX; its folder is removed.
 
     Args:
@@ -102,17 +120,17 @@ def _peak() -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def apart(keys: dict[str, Any], cache: str) -> dict[str, Any]:
+def apart(keys: Keys, cache: str) -> Figures:
     """:func:`run` in a new process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(run, keys, cache).result()
 
 
-def measure(seeds: int, numbers: Sequence[int]) -> dict[str, dict[str, Any]]:
+def measure(seeds: int, numbers: Sequence[int]) -> dict[str, Figures]:
     """Every sweep's figures by its name, printed as they come."""
     found = {}
 
-    def one(name: str, keys: dict[str, Any], cache: str) -> None:
+    def one(name: str, keys: Keys, cache: str) -> None:
         told = found[name] = apart(keys, cache)
         memory = "" if told["peak_gb"] is None else f", {told['peak_gb']:.2f} GB"
         print(
@@ -132,7 +150,7 @@ def measure(seeds: int, numbers: Sequence[int]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def targets(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def targets(found: dict[str, Figures]) -> list[Target]:
     """The figures this benchmark is held to; they are met at or below the target."""
     asked = []
     for engine in ("reduced", "layers"):

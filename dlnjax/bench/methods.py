@@ -13,15 +13,17 @@ import csv
 import time
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import PyTree
 from matplotlib.figure import Figure
 
 from dlnjax import initial, network, optim, problem, scales
+from dlnjax._types import Params, Scales
 from dlnjax.analysis import style
 from dlnjax.theory import closed, rates
 
@@ -43,6 +45,18 @@ COLOURS = {
     "trust region": style.COLOURS["ink"],
 }
 
+#: A line of a table, as the file has it.
+Line = dict[str, str | int | float]
+Lines = list[Line]
+
+
+class Course(TypedDict):
+    """What a run came to: errors and evaluations so far after every update, seconds an update."""
+
+    errors: np.ndarray
+    work: np.ndarray
+    seconds: float
+
 
 class Case(NamedTuple):
     """Attributes:
@@ -50,10 +64,10 @@ class Case(NamedTuple):
     edge: of steepest descent under the spectral norm, with scales 1 and with middle ones.
     """
 
-    start: Any
+    start: Params
     task: Any
     best: float
-    middle: Any
+    middle: Scales
     edge: tuple[float, ...]
 
 
@@ -65,7 +79,7 @@ class Method(NamedTuple):
 
     make: Callable[[Case], optax.GradientTransformation]
     updates: int
-    evaluations: Callable[[Any], Any] = lambda state: 1
+    evaluations: Callable[[Any], jax.Array | int] = lambda state: 1
     most: int = 1_000_000
 
 
@@ -73,7 +87,7 @@ def falling(step: float, factor: float) -> optax.GradientTransformation:
     """Unit length, the step times ``factor`` an update, on the orthonormal layers; the first takes a constant step."""
     schedule = optax.exponential_decay(step, 1, factor)
     held = optim.muon(schedule, constrained=lambda params: jax.tree.map(lambda _: True, params))
-    rules: dict[Hashable, Any] = {"free": optim.gd(0.5), "held": held}
+    rules: dict[Hashable, optax.GradientTransformation] = {"free": optim.gd(0.5), "held": held}
     return optax.partition(rules, lambda params: ("free", *["held"] * (len(params) - 1)))
 
 
@@ -110,11 +124,11 @@ def case(depth: int) -> Case:
     return Case(network.stack(start), task, float(best), middle, edge)
 
 
-def run(case: Case, method: Method) -> dict[str, Any]:
+def run(case: Case, method: Method) -> Course:
     """Error after every update, evaluations so far, seconds an update."""
     optimizer = optax.with_extra_args_support(method.make(case))
 
-    def step(carry: Any, _: Any) -> Any:
+    def step(carry: PyTree, _: None) -> PyTree:
         params, state = carry
         value, grads = jax.value_and_grad(case.task.loss)(params)
         updates, state = optimizer.update(grads, state, params, value=value, value_fn=case.task.loss)
@@ -131,7 +145,7 @@ def run(case: Case, method: Method) -> dict[str, Any]:
     return {"errors": errors / errors[0], "work": np.cumsum([0, *evaluations]), "seconds": seconds}
 
 
-def row(name: str, depth: int, found: dict[str, Any]) -> dict[str, Any]:
+def row(name: str, depth: int, found: Course) -> Line:
     """One line of the table; empty where the bound on updates came first."""
     below = np.flatnonzero(found["errors"] <= TOLERANCE)
     first = int(below[0]) if below.size else None
@@ -146,7 +160,7 @@ def row(name: str, depth: int, found: dict[str, Any]) -> dict[str, Any]:
 
 
 @style.styled
-def draw(rows: list[dict[str, Any]], curves: list[dict[str, Any]]) -> Figure:
+def draw(rows: Lines, curves: Lines) -> Figure:
     """Error against evaluations at one depth, evaluations needed against depth."""
     figure, ((left, right),) = style.grid(1, 2, width=style.PAGE, height=2.9)
     ends = []
@@ -174,19 +188,19 @@ def draw(rows: list[dict[str, Any]], curves: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+def _write(path: Path, rows: Lines) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read(path: Path) -> Lines:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def measure(depths: Sequence[int], names: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def measure(depths: Sequence[int], names: Sequence[str]) -> tuple[Lines, Lines]:
     """The table, and the curves at depth ``SHOWN`` (every update of the short ones, every tenth of the long)."""
     rows, curves = [], []
     with jax.enable_x64(True):

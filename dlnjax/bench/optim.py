@@ -15,16 +15,17 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import PyTree
 
 from dlnjax import optim, stiefel
 from dlnjax.bench import _peers as peers
-from dlnjax.bench._conclusion import conclude, machine
+from dlnjax.bench._conclusion import Target, conclude, machine
 from dlnjax.sweep.compute import devices
 
 #: (batch, n, p) and whether the case has a target.
@@ -78,6 +79,20 @@ INFEASIBLE: dict[str, Callable[..., optax.GradientTransformation]] = {
     "pogo": optim.pogo,
 }
 
+Result = TypeVar("Result")
+
+
+class Case(TypedDict):
+    """Seconds per step of every contestant on matrices of one shape, and where each ended."""
+
+    shape: list[int]
+    seconds_per_step: dict[str, float]
+    ratios: dict[str, float]
+    best_peer: str
+    share_of_products: float
+    loss_after_20_steps: dict[str, float]
+    left_out: dict[str, str]
+
 
 def _problem(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """A start and a target a moderate way off, both orthonormal, float32."""
@@ -95,7 +110,7 @@ def _products_alone(start: np.ndarray, target: np.ndarray) -> peers.Advance:
     shape = start.shape if start.shape[-1] >= start.shape[-2] else start.swapaxes(-1, -2).shape
     side, other = (jnp.asarray(a).reshape(shape) for a in (start, target))
 
-    def step(w: Any, other: Any) -> Any:
+    def step(w: jax.Array, other: jax.Array) -> jax.Array:
         s = jnp.matmul(other, jnp.swapaxes(w, -1, -2), precision=jax.lax.Precision.HIGHEST)
         y = jnp.matmul(s, w, precision=jax.lax.Precision.HIGHEST)
         g = jnp.matmul(y, jnp.swapaxes(y, -1, -2), precision=jax.lax.Precision.HIGHEST)
@@ -113,7 +128,7 @@ def _steps_for(advance: peers.Advance, seconds: float) -> int:
     return int(np.clip(seconds / max((time.perf_counter() - begin) / 2, 1e-6), 2, 2000))
 
 
-def time_case(shape: tuple[int, ...], *, rounds: int = 5, seconds: float = 0.3) -> dict[str, Any]:
+def time_case(shape: tuple[int, ...], *, rounds: int = 5, seconds: float = 0.3) -> Case:
     """Seconds per step of every contestant, best of ``rounds`` interleaved rounds, and where each ended."""
     start, target = _problem(shape)
     found, left_out = peers.available(shape)
@@ -164,7 +179,7 @@ def time_large(shape: tuple[int, int], *, rounds: int = 3) -> dict[str, float]:
     return best
 
 
-def _aside(function: Callable[[], Any]) -> Any:
+def _aside(function: Callable[[], Result]) -> Result:
     """The result of a fresh process with one device: a device of several runs its products on one core."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function)
@@ -177,11 +192,11 @@ def drift(recipe: str, dtype: str, steps: int) -> float:
         params = stiefel.random(jax.random.key(0), (4, 8, 6), dtype)
         goals = stiefel.random(jax.random.key(1), (16, 4, 8, 6), dtype)
 
-        def step(count: Any, carry: Any) -> Any:
+        def step(count: jax.Array, carry: PyTree) -> PyTree:
             params, state = carry
             goal = goals[count // 200 % 16]
 
-            def loss(w: Any) -> Any:
+            def loss(w: jax.Array) -> jax.Array:
                 return jnp.sum(jnp.square(w - goal)) / 2
 
             extra = {"value": loss(params), "value_fn": loss}  # what polyak and armijo ask for
@@ -193,7 +208,7 @@ def drift(recipe: str, dtype: str, steps: int) -> float:
         return float(jnp.max(stiefel.orthonormality_error(end)))
 
 
-def _target(name: str, value: float, target: float, *, at_least: bool) -> dict[str, Any]:
+def _target(name: str, value: float, target: float, *, at_least: bool) -> Target:
     met = bool(value >= target) if at_least else bool(value <= target)
     return {"name": name, "value": value, "target": target, "met": met}
 
@@ -251,7 +266,7 @@ def _print_large(name: str, seconds_per_step: dict[str, float]) -> None:
         print(f"  {contestant:16}{seconds * 1e3:9.3f} ms a step")
 
 
-def _print_case(case: dict[str, Any]) -> None:
+def _print_case(case: Case) -> None:
     batch, n, p = case["shape"]
     print(f"{batch} matrices of {n}x{p}, float32; products alone: {case['share_of_products']:.0%} of a step")
     for name, seconds in sorted(case["seconds_per_step"].items(), key=lambda item: item[1]):

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from dlnjax.bench._conclusion import conclude, machine
+from dlnjax.bench._conclusion import Target, conclude, machine
 
 _OTHERS = ("geoopt", "naive_jax", "pymanopt", "pymanopt_descent")
 _ALL = ("layers", "products", "own_products", "reduced", *_OTHERS)
@@ -95,7 +95,7 @@ def _time_build(
     return {name: 1e6 * value / case[2] for name, value in best.items()}
 
 
-def _enough(advance: Callable[[int], Any], seconds: float, least: int) -> int:
+def _enough(advance: Callable[[int], object], seconds: float, least: int) -> int:
     """Steps that take about this long: found by doubling, for the first ones cost more than those that follow."""
     advance(1)
     steps = least
@@ -111,7 +111,7 @@ def best_blas(width: int, cells: int) -> dict[str, float]:
     """GFLOP/s of batched products of this size: numpy, and torch where it is installed, all threads."""
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((cells, width, width)).astype(np.float32) for _ in range(2))
-    calls: dict[str, Callable[[], Any]] = {"numpy": lambda: np.matmul(a, b)}
+    calls: dict[str, Callable[[], object]] = {"numpy": lambda: np.matmul(a, b)}
     if importlib.util.find_spec("torch"):
         import torch  # pyright: ignore[reportMissingImports]
 
@@ -145,7 +145,7 @@ def limits(case: tuple[int, int, int], times: dict[str, float], rate: float) -> 
     return {name: times[name] / least for name in _OTHERS if name in times}
 
 
-def _targets(times: dict[tuple[int, int, int], dict[str, float]]) -> list[dict[str, Any]]:
+def _targets(times: dict[tuple[int, int, int], dict[str, float]]) -> list[Target]:
     """The figures this benchmark is held to, those whose contestants took part."""
     a, b, c = (8, 16, 64), (8, 32, 64), (8, 64, 16)
     deep, deeper = (32, 32, 16), (512, 32, 16)

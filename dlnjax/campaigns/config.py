@@ -12,12 +12,11 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from dlnjax.sweep.config import options, overrides, toml, validators
 from dlnjax.sweep.config.declaration import Option
 from dlnjax.sweep.config.loading import Document, parse
-from dlnjax.sweep.config.reader import Reader, SpecError
+from dlnjax.sweep.config.reader import Reader, SpecError, Values
 from dlnjax.sweep.config.toml import key as show_key
 from dlnjax.sweep.config.validators import Real, Whole, Word
 
@@ -98,7 +97,7 @@ class Campaign:
     question: str
     precision: str
     campaign: str
-    settings: tuple[tuple[str, Any], ...]
+    settings: tuple[tuple[str, object], ...]
 
     def hash(self) -> str:
         """sha256 (hex) of all that changes results: not of the wording of ``question``."""
@@ -113,7 +112,7 @@ class Campaign:
 class CampaignReader(Reader):
     """Reads a campaign's config, which is flat; complaints as in a sweep's."""
 
-    def campaign(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+    def campaign(self, raw: Mapping[str, object]) -> Values:
         """Read the config of a campaign, flat as it is: every key's value. Raises :class:`SpecError`."""
         kind = raw.get("campaign")
         further = CAMPAIGNS.get(kind, {}) if type(kind) is str else {}

@@ -11,7 +11,7 @@ import io
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +101,7 @@ def _manifest(campaign: Campaign, computed: Sequence[Finding], seconds: Sequence
     }
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any) -> object:
     """Details as JSON takes them."""
     if isinstance(value, dict):
         return {name: _plain(entry) for name, entry in value.items()}
@@ -110,7 +110,7 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
+def _csv(rows: Sequence[Mapping[str, object]]) -> str:
     """One row an instance, the columns of all parts, an empty field where a column does not apply."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
@@ -120,6 +120,6 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _field(value: Any) -> Any:
+def _field(value: object) -> object:
     """Twelve digits of a number: more than any statement needs, and half the file."""
     return "" if value is None else format(value, ".12g") if isinstance(value, float) else value

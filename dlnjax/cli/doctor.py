@@ -6,9 +6,12 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dlnjax.cli.extras import CORE, EXTRAS
+
+if TYPE_CHECKING:
+    import jax
 
 #: Extras that a study may need.
 _LISTED = ("study", "analysis", "flow", "data")
@@ -86,7 +89,7 @@ def _retracted(name: str, shape: tuple[int, int]) -> tuple[float, float]:
     from dlnjax import stiefel
 
     point, vector = _drawn(shape)
-    moved: Any = np.asarray(getattr(stiefel, name)(point, 0.1 * stiefel.project_tangent(point, vector)))
+    moved = np.asarray(getattr(stiefel, name)(point, 0.1 * stiefel.project_tangent(point, vector)))
     tall = moved if shape[0] >= shape[1] else moved.T
     return float(np.abs(tall.T @ tall - np.eye(min(shape))).max()), _TOLERANCE
 
@@ -102,7 +105,7 @@ def _projected(shape: tuple[int, int]) -> tuple[float, float]:
     return float(np.abs(np.asarray(stiefel.project_tangent(point, once) - once)).max()), _TOLERANCE
 
 
-def _drawn(shape: tuple[int, int]) -> tuple[Any, Any]:
+def _drawn(shape: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
     import jax
     import jax.numpy as jnp
 

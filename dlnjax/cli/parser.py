@@ -366,7 +366,7 @@ def _pair(text: str) -> tuple[str, str | int]:
 class _Version(argparse.Action):
     """Looks the version up only when asked, for that takes longer than all the rest."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
         from dlnjax import __version__
 
         print(f"dlnjax {__version__}")

@@ -2,7 +2,7 @@ r"""One shared step of all layers, whichever way the middle ones are turned."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from dlnjax._linalg import frobenius, skew, transpose, transposed
 from dlnjax._linalg import small_matmul as matmul
 from dlnjax._types import Count, Number, Params, Scales, Trace
 from dlnjax.layerwise import chunked, serial
+from dlnjax.problem import ProductLoss
 from dlnjax.reduced import LayerScales, layer_steps
 from dlnjax.stiefel._rotation import POLISH_EVERY
 from dlnjax.stiefel._rotation import turn as turn_of
@@ -51,7 +52,7 @@ class Layers(NamedTuple):
 
 def train(
     params: Params,
-    problem: Any,
+    problem: ProductLoss,
     *,
     step_size: Number,
     scales: Scales | None = None,
@@ -84,7 +85,7 @@ def train(
 
 def prepare(
     params: Params,
-    problem: Any,
+    problem: ProductLoss,
     *,
     step_size: Number,
     scales: Scales | None = None,

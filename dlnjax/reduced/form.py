@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import DTypeLike
 
 from dlnjax import network, stiefel
 from dlnjax._linalg import small_matmul as matmul
@@ -135,7 +136,11 @@ def layer_scales(scales: Scales | None, num_layers: int | None = None) -> LayerS
     if isinstance(scales, LayerScales):
         return scales
     first, *rest = scales
-    flat = [value for entry in rest for value in (entry if getattr(entry, "ndim", 0) else [entry])]
+    flat = [
+        value
+        for entry in rest
+        for value in (entry if isinstance(entry, jax.Array | np.ndarray) and entry.ndim else [entry])
+    ]
     if not flat:
         raise ValueError(f"scales={scales!r}; give one multiplier per layer, of two layers at least")
     if len(flat) == 1:
@@ -149,7 +154,7 @@ def layer_scales(scales: Scales | None, num_layers: int | None = None) -> LayerS
     return LayerScales(first, between[0], last)
 
 
-def layer_steps(step_size: Number, scales: Scales | None, dtype: Any) -> LayerScales:
+def layer_steps(step_size: Number, scales: Scales | None, dtype: DTypeLike) -> LayerScales:
     """The steps of the first, each middle and the last layer, as numbers of this dtype; scales as in :func:`train`.
 
     Raises:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
-from dlnjax._types import Params, Problem
+from dlnjax._types import Number, Problem
 from dlnjax.problem import Quadratic
 
 
@@ -51,7 +52,7 @@ class Chain(NamedTuple):
         )
 
 
-def array(x: Any) -> np.ndarray:
+def array(x: ArrayLike) -> np.ndarray:
     """``x`` as a float64 array on the host."""
     return np.asarray(x, dtype=np.float64)
 
@@ -79,7 +80,12 @@ def project_tangent(point: np.ndarray, x: np.ndarray) -> np.ndarray:
     return x - (outer + np.swapaxes(outer, -1, -2)) @ point / 2
 
 
-def chain(params: Params, step_size: Any = 1.0, scales: Any = None, constrained: Any = None) -> Chain:
+def chain(
+    params: Sequence[ArrayLike],
+    step_size: Number = 1.0,
+    scales: Sequence[ArrayLike] | None = None,
+    constrained: Sequence[bool] | None = None,
+) -> Chain:
     """Read ``params`` (layers and runs) with their steps ``step_size * scale``.
 
     Args:
@@ -112,7 +118,7 @@ def chain(params: Params, step_size: Any = 1.0, scales: Any = None, constrained:
     return net
 
 
-def _check(net: Chain, step_size: Any, scales: Any) -> None:
+def _check(net: Chain, step_size: Number, scales: Sequence[ArrayLike]) -> None:
     shapes = [w.shape for w in net.layers]
     if not shapes or any(len(s) != 2 or 0 in s for s in shapes):
         raise ValueError(
@@ -208,7 +214,9 @@ def relative_gradient(net: Chain, data: Data) -> float:
     return float(own / scale) if scale > 0 else 0.0
 
 
-def layer_steps(step_size: Any, scales: Any, num_layers: int) -> np.ndarray:
+def layer_steps(
+    step_size: Number, scales: Sequence[Number] | np.ndarray | None, num_layers: int
+) -> np.ndarray:
     """``mu_1, ..., mu_N`` from ``(first, middle, last)`` or one scale a layer; None is all ones.
 
     Raises:
@@ -339,6 +347,6 @@ def _as_matrix(x: np.ndarray) -> np.ndarray:
     return np.diag(x) if x.ndim == 1 else x
 
 
-def is_quadratic(problem: Any) -> bool:
+def is_quadratic(problem: object) -> bool:
     """Whether the problem is a square loss of the product."""
     return isinstance(problem, Quadratic)

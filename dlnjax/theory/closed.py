@@ -7,11 +7,10 @@ Valid for whitened data, layers behind the first orthonormal and an optimum that
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from dlnjax._types import Rate
+from dlnjax._types import Number, Rate
 from dlnjax.theory import _host, spectrum
 
 
@@ -19,8 +18,8 @@ def closed_form(
     singular_values: Sequence[float],
     *,
     dims: Sequence[int],
-    step_size: Any,
-    scales: Any = None,
+    step_size: Number,
+    scales: Sequence[Number] | np.ndarray | None = None,
     residual: Sequence[float] = (),
 ) -> Rate:
     r"""The rate for whitened data from the singular values of the product alone [derived].
@@ -70,7 +69,12 @@ def closed_form(
     return spectrum.rate(spectrum.extremes(values, counts, zero=0.0), float(step_size), total, 0.0)
 
 
-def spectral_step_max(singular_values: Sequence[float], *, dims: Sequence[int], scales: Any = None) -> float:
+def spectral_step_max(
+    singular_values: Sequence[float],
+    *,
+    dims: Sequence[int],
+    scales: Sequence[Number] | np.ndarray | None = None,
+) -> float:
     r"""The stability edge of steepest descent under the spectral norm, ``optim.muon(length="dual")`` [derived].
 
     For whitened data and an optimum that the network reaches, ``mu_max = 2 / (s_1 + sum_a sigma_a^2 sum_{i>=2} s_i)``:

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from numpy.typing import ArrayLike
 
 from dlnjax import network
 from dlnjax._linalg import matmul, transpose
-from dlnjax._types import Params
+from dlnjax._types import Number, Params
 from dlnjax.problem import Quadratic
 from dlnjax.theory import _host, hessian
 
@@ -39,7 +40,7 @@ def balancedness(params: Params) -> tuple[Array, ...]:
     )
 
 
-def drift(gradients: Params, step_size: Any) -> tuple[Array, ...]:
+def drift(gradients: Params, step_size: Number) -> tuple[Array, ...]:
     """What a step adds to each ``D_j``, exactly: ``eta^2 (g_{j+1}^T g_{j+1} - g_j g_j^T)`` [derived].
 
     Args:
@@ -57,7 +58,7 @@ def drift(gradients: Params, step_size: Any) -> tuple[Array, ...]:
     return tuple(step_size**2 * d for d in balancedness(gradients))
 
 
-def _check_step(step_size: Any) -> None:
+def _check_step(step_size: Number) -> None:
     if not isinstance(step_size, Tracer) and not np.all(
         np.isfinite(step_size) & (np.asarray(step_size) >= 0)
     ):
@@ -91,7 +92,9 @@ class Bound(NamedTuple):
     decrease: float
 
 
-def step_bound(params: Params, x: Any, y: Any, *, decrease: float = 0.5, share: float = 0.5) -> Bound:
+def step_bound(
+    params: Params, x: ArrayLike, y: ArrayLike, *, decrease: float = 0.5, share: float = 0.5
+) -> Bound:
     r"""The derived step rule, with the delta that allows the largest step [derived].
 
     With ``M = (sqrt(2 L(0)) + ||Y||)/sigma_min(X)``, ``K = M^{2/N} + 1.5 (N-1) delta`` and
@@ -122,7 +125,9 @@ def step_bound(params: Params, x: Any, y: Any, *, decrease: float = 0.5, share: 
     return _largest(rates, known.imbalance / share, decrease)
 
 
-def published_bound(params: Params, x: Any, y: Any, *, decrease: float = 0.5, share: float = 0.5) -> Bound:
+def published_bound(
+    params: Params, x: ArrayLike, y: ArrayLike, *, decrease: float = 0.5, share: float = 0.5
+) -> Bound:
     r"""The step rule of Nguegnang, Rauhut and Terstiege, 2024 [paper, constants from memory, not checked];
     arguments as :func:`step_bound`.
 
@@ -153,7 +158,7 @@ class _Known(NamedTuple):
     xy: float
 
 
-def _known(params: Params, x: Any, y: Any, decrease: float, share: float) -> _Known:
+def _known(params: Params, x: ArrayLike, y: ArrayLike, decrease: float, share: float) -> _Known:
     if not (0 < decrease < 1 and 0 < share < 1):
         raise ValueError(f"decrease={decrease}, share={share}; both must lie strictly between 0 and 1")
     layers = _host.chain(params).layers
@@ -177,7 +182,7 @@ def _known(params: Params, x: Any, y: Any, decrease: float, share: float) -> _Kn
     return _Known(len(layers), float(worst), loss, product, values[0], float(np.linalg.norm(x @ y.T, 2)))
 
 
-def _data(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+def _data(x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     x, y = _host.array(x), _host.array(y)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or 0 in (*x.shape, *y.shape):
         raise ValueError(
@@ -224,7 +229,7 @@ class Certificate(NamedTuple):
 
 
 def certify(
-    params: Params, problem: Quadratic, bound: Bound, num_steps: int, step_size: Any = None
+    params: Params, problem: Quadratic, bound: Bound, num_steps: int, step_size: Number | None = None
 ) -> tuple[Params, Certificate]:
     """Gradient descent on all layers at the bound's step (or another), checked at every step.
 
@@ -310,7 +315,7 @@ def critical_point(params: Params, problem: Quadratic, tolerance: float = 1e-6) 
     return Critical(kind, norm, lowest, rank)
 
 
-def numerical_rank(product: Any, relative: float = 1e-3) -> int:
+def numerical_rank(product: ArrayLike, relative: float = 1e-3) -> int:
     """Singular values above this fraction of the largest (0 for the zero matrix).
 
     Raises:
@@ -328,7 +333,7 @@ def numerical_rank(product: Any, relative: float = 1e-3) -> int:
     return int(np.sum(values > relative * values[0]))
 
 
-def rank_optimum(x: Any, y: Any, rank: int) -> float:
+def rank_optimum(x: ArrayLike, y: ArrayLike, rank: int) -> float:
     """The smallest loss of a product of at most this rank, ``1/2 (||Y||^2 - sum_{i<=k} s_i^2)`` (Eckart and
     Young, 1936).
 
@@ -351,7 +356,7 @@ def rank_optimum(x: Any, y: Any, rank: int) -> float:
     return float(optima[int(rank)])
 
 
-def rank_optima(x: Any, y: Any) -> np.ndarray:
+def rank_optima(x: ArrayLike, y: ArrayLike) -> np.ndarray:
     """The loss of the best product of rank 0, 1, ..., min(d_0, d_N).
 
     Directions of x below ``max(d_0, n)`` rounding units of its largest singular value count as absent.

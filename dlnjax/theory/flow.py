@@ -10,16 +10,19 @@ With balanced layers ``dW/dt = -A_W(dL/dW)``,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import PyTree
+from numpy.typing import ArrayLike
 
 from dlnjax import network
 from dlnjax._linalg import matmul, transpose
-from dlnjax._types import Params
+from dlnjax._types import Number, Params
 from dlnjax.problem import Quadratic
 
 #: Singular values below this fraction of the largest count as zero; power 0 is the identity.
@@ -82,7 +85,7 @@ def operator(product: jax.Array, direction: jax.Array, num_layers: int) -> jax.A
     return matmul(matmul(left, scaled), right)
 
 
-def spectrum(product: Any, num_layers: int) -> np.ndarray:
+def spectrum(product: ArrayLike, num_layers: int) -> np.ndarray:
     """Eigenvalues of ``A_W``: ``sum_j s_a^{2(N-j)/N} s_b^{2(j-1)/N}``, ascending, ``d_N d_0`` of them.
 
     Raises:
@@ -195,7 +198,7 @@ def integrate_product(
     return _integrate(lambda t, w, _: velocity(w, problem, num_layers), product, times, tolerance)
 
 
-def _integrate(field, start, times: jax.Array, tolerance: float) -> Any:
+def _integrate(field: Callable[..., PyTree], start: PyTree, times: jax.Array, tolerance: float) -> Any:
     try:
         import diffrax
     except ImportError as missing:
@@ -224,7 +227,7 @@ def _integrate(field, start, times: jax.Array, tolerance: float) -> Any:
     return solution.ys
 
 
-def descent(params: Params, problem: Quadratic, step_size: Any, num_steps: int) -> Params:
+def descent(params: Params, problem: Quadratic, step_size: Number, num_steps: int) -> Params:
     """Plain gradient descent on all layers: the flow's explicit Euler scheme.
 
     Raises:

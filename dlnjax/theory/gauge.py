@@ -16,9 +16,9 @@ this distance need not go to zero where the product's error does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dlnjax.theory import _host, _procrustes
 
@@ -26,8 +26,8 @@ Layers = list[np.ndarray]
 
 
 def distance_squared(
-    params: Sequence[Any],
-    target: Sequence[Any],
+    params: Sequence[ArrayLike],
+    target: Sequence[ArrayLike],
     *,
     weight: float | None = None,
     restarts: int = 0,
@@ -35,7 +35,7 @@ def distance_squared(
     seed: int = 0,
     tolerance: float = 1e-13,
     max_sweeps: int = 500,
-) -> Any:
+) -> float | np.ndarray:
     """``dist^2`` between a network and a target: the least of the local minima found from chain and random starts.
 
     Each start ends at a local minimum to the stated tolerance. Near a solution the start along the chain leads
@@ -81,7 +81,7 @@ def distance_squared(
     return float(found.value) if np.ndim(found.value) == 0 else found.value
 
 
-def align(params: Sequence[Any], target: Sequence[Any], *, weight: float | None = None) -> Layers:
+def align(params: Sequence[ArrayLike], target: Sequence[ArrayLike], *, weight: float | None = None) -> Layers:
     """The member of the target's gauge orbit nearest to ``params`` (chain start), as float64 layers.
 
     Raises:
@@ -103,8 +103,8 @@ def align(params: Sequence[Any], target: Sequence[Any], *, weight: float | None 
 
 
 def _prepared(
-    params: Sequence[Any], target: Sequence[Any], weight: float | None
-) -> tuple[Layers, Layers, Any]:
+    params: Sequence[ArrayLike], target: Sequence[ArrayLike], weight: float | None
+) -> tuple[Layers, Layers, np.ndarray]:
     """Layers of both and the weight, over one batch, broadcast."""
     layers, goal = _layers(params), _layers(target)
     if [w.shape[-2:] for w in layers] != [w.shape[-2:] for w in goal]:
@@ -132,7 +132,7 @@ def _check_converged(converged: np.ndarray, max_sweeps: int) -> None:
         )
 
 
-def transform(params: Sequence[Any], rotations: Sequence[Any]) -> Layers:
+def transform(params: Sequence[ArrayLike], rotations: Sequence[ArrayLike]) -> Layers:
     """``W_i -> R_i^T W_i R_{i-1}``, given ``R_1, ..., R_{N-1}``; the product does not change.
 
     Raises:
@@ -165,7 +165,7 @@ def random_rotations(seed: int, dims: Sequence[int]) -> list[np.ndarray]:
     return [_random_orthogonal(rng, (d, d)) for d in dims[1:-1]]
 
 
-def canonical(params: Sequence[Any]) -> Layers:
+def canonical(params: Sequence[ArrayLike]) -> Layers:
     """The representative of a gauge orbit that depends on the product alone: ``(diag(s) V^T, I, ..., I, P)``.
 
     For equal hidden widths r, orthonormal layers behind the first, ``d_N >= r`` and a product of rank r with
@@ -196,7 +196,7 @@ def canonical(params: Sequence[Any]) -> Layers:
     return [signs[:, None] * right, *middle, left * signs]
 
 
-def _layers(params: Sequence[Any]) -> Layers:
+def _layers(params: Sequence[ArrayLike]) -> Layers:
     """Layers in float64; a run among unbatched layers is taken apart."""
     if np.ndim(params[0]) == 2 and any(np.ndim(leaf) == 3 for leaf in params):
         return list(_host.chain(tuple(params)).layers)

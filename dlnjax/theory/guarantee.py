@@ -14,12 +14,13 @@ shape, with constants that were not available to this project. Where an assumpti
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
-from dlnjax._types import Params, Problem
+from dlnjax._types import Number, Params, Problem
 from dlnjax.theory import _host
 
 _SLACK = 1e-9
@@ -98,8 +99,8 @@ def from_spectrum(
     singular_values: Sequence[float],
     *,
     dims: Sequence[int],
-    step_size: Any,
-    scales: Any = None,
+    step_size: Number,
+    scales: Sequence[Number] | np.ndarray | None = None,
     alpha: float = 0.5,
     beta: float = 0.5,
     distance: float | None = None,
@@ -185,8 +186,8 @@ def guarantee(
     params: Params,
     problem: Problem,
     *,
-    step_size: Any,
-    scales: Any = None,
+    step_size: Number,
+    scales: Sequence[ArrayLike] | None = None,
     distance: float | None = None,
 ) -> Guarantee:
     """The theorem for a solution's layers and a problem [derived].

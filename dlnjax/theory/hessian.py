@@ -9,23 +9,33 @@ form their matrix; they are for networks of at most a few thousand numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dlnjax import network
 from dlnjax._linalg import matmul, sym, transpose
-from dlnjax._types import Params, Problem, Rate
+from dlnjax._types import Number, Params, Problem, Rate
+from dlnjax.network import Activation
+from dlnjax.problem import ProductLoss
 from dlnjax.theory import _host, spectrum
 from dlnjax.theory._operator import layer_metric
 
+P = TypeVar("P")
+
 
 def matrix(
-    params: Params, problem: Problem, *, step_size: Any = 1.0, scales: Any = None, constrained: Any = None
+    params: Params,
+    problem: Problem,
+    *,
+    step_size: Number = 1.0,
+    scales: Sequence[ArrayLike] | None = None,
+    constrained: Sequence[bool] | None = None,
 ) -> np.ndarray:
     r"""``sqrt(mu) P H P sqrt(mu)``: the Riemannian Hessian of ``problem.loss``, weighted by the steps.
 
@@ -50,9 +60,9 @@ def predict_hessian(
     params: Params,
     problem: Problem,
     *,
-    step_size: Any,
-    scales: Any = None,
-    constrained: Any = None,
+    step_size: Number,
+    scales: Sequence[ArrayLike] | None = None,
+    constrained: Sequence[bool] | None = None,
     tolerance: float = 1e-5,
     zero: float | None = None,
 ) -> Rate:
@@ -106,10 +116,10 @@ def predict_outputs(
     params: Params,
     outputs: Callable[[Params], jax.Array],
     *,
-    step_size: Any,
-    scales: Any = None,
-    constrained: Any = None,
-    target: Any = None,
+    step_size: Number,
+    scales: Sequence[ArrayLike] | None = None,
+    constrained: Sequence[bool] | None = None,
+    target: ArrayLike | None = None,
     tolerance: float = 1e-5,
     zero: float | None = None,
 ) -> Rate:
@@ -146,7 +156,7 @@ def predict_outputs(
     return spectrum.rate(_squared(values, zero), step_size, count, gradient)
 
 
-def _misfit(outputs: Any, target: Any, tolerance: float) -> float:
+def _misfit(outputs: ArrayLike, target: ArrayLike, tolerance: float) -> float:
     """``||outputs - y||`` by the larger of both norms.
 
     Raises:
@@ -176,9 +186,9 @@ def singular_values(
     params: Params,
     outputs: Callable[[Params], jax.Array],
     *,
-    step_size: Any = 1.0,
-    scales: Any = None,
-    constrained: Any = None,
+    step_size: Number = 1.0,
+    scales: Sequence[ArrayLike] | None = None,
+    constrained: Sequence[bool] | None = None,
 ) -> np.ndarray:
     """Singular values of ``J P sqrt(mu)``, descending: the square roots of the operator's spectrum.
 
@@ -196,13 +206,13 @@ def singular_values(
 
 def predict_network(
     params: Params,
-    x: Any,
-    activation: Any,
+    x: ArrayLike,
+    activation: Activation | None,
     *,
-    step_size: Any,
-    scales: Any = None,
-    constrained: Any = None,
-    target: Any = None,
+    step_size: Number,
+    scales: Sequence[ArrayLike] | None = None,
+    constrained: Sequence[bool] | None = None,
+    target: ArrayLike | None = None,
     tolerance: float = 1e-5,
     zero: float | None = None,
 ) -> Rate:
@@ -238,17 +248,17 @@ def predict_network(
 
 
 @partial(jax.jit, static_argnames="activation")
-def _jacobians(layers: Params, x: jax.Array, activation: Any) -> Params:
+def _jacobians(layers: Params, x: jax.Array, activation: Activation | None) -> Params:
     return jax.jacfwd(lambda w: network.forward(w, x, activation))(layers)
 
 
 def predict_product(
     params: Params,
-    problem: Any,
+    problem: ProductLoss,
     *,
-    step_size: Any,
-    scales: Any = None,
-    constrained: Any = None,
+    step_size: Number,
+    scales: Sequence[ArrayLike] | None = None,
+    constrained: Sequence[bool] | None = None,
     tolerance: float = 1e-5,
 ) -> Rate:
     r"""The rate of a loss of the product at a product where its gradient is zero: ``K^{1/2} H K^{1/2}`` [derived].
@@ -291,7 +301,7 @@ def predict_product(
 
 
 @jax.jit
-def _slope_and_curvature(problem: Any, product: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _slope_and_curvature(problem: ProductLoss, product: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jax.grad(problem.product_loss)(product), jax.hessian(problem.product_loss)(product)
 
 
@@ -319,10 +329,10 @@ def _curve(point: jax.Array, vector: jax.Array) -> jax.Array:
     return point + tangent - matmul(point, matmul(transpose(tangent), tangent)) / 2
 
 
-def _double(problem: Any) -> Any:
+def _double(problem: P) -> P:
     """The problem with its floating arrays in double precision."""
 
-    def cast(leaf: Any) -> Any:
+    def cast(leaf: ArrayLike) -> ArrayLike:
         if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating):
             return jnp.asarray(np.asarray(leaf), jnp.float64)
         return leaf

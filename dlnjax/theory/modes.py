@@ -7,12 +7,11 @@ need no integration in time.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def speed(strength: Any, singular_value: Any, num_layers: int) -> Any:
+def speed(strength: ArrayLike, singular_value: ArrayLike, num_layers: int) -> np.ndarray:
     """``N a^{2 - 2/N} (s - a)``.
 
     Args:
@@ -33,7 +32,7 @@ def speed(strength: Any, singular_value: Any, num_layers: int) -> Any:
     return num_layers * strength ** (2 - 2 / num_layers) * (s - strength)
 
 
-def trajectory(times: Any, start: float, singular_value: float, num_layers: int) -> np.ndarray:
+def trajectory(times: ArrayLike, start: float, singular_value: float, num_layers: int) -> np.ndarray:
     r"""The strength ``a(t)`` of one mode.
 
     ``a(t) = s e^{2st} / (e^{2st} - 1 + s/a_0)`` for ``N = 2`` [paper: Saxe, McClelland and Ganguli, 2013]; for other N
@@ -78,7 +77,7 @@ def trajectory(times: Any, start: float, singular_value: float, num_layers: int)
     return _strength((low + high) / 2, start < s, s)
 
 
-def time_to_reach(strength: Any, start: float, singular_value: float, num_layers: int) -> np.ndarray:
+def time_to_reach(strength: ArrayLike, start: float, singular_value: float, num_layers: int) -> np.ndarray:
     r"""``t = int_{a_0}^a da' / (N a'^{2-2/N} (s - a'))``: when a mode has come to ``strength``.
 
     By Gauss-Legendre quadrature in ``u = log(a / |s - a|)``, in which the integrand
@@ -112,18 +111,18 @@ def time_to_reach(strength: Any, start: float, singular_value: float, num_layers
     return _elapsed(_logit(start, s), _logit(strength, s), start < s, s, num_layers)
 
 
-def _logit(strength: Any, s: float) -> Any:
+def _logit(strength: float | np.ndarray, s: float) -> np.ndarray:
     return np.log(strength) - np.log(np.abs(s - strength))
 
 
-def _strength(place: Any, below: bool, s: float) -> Any:
+def _strength(place: np.ndarray, below: bool, s: float) -> np.ndarray:
     """The inverse of :func:`_logit`, below or above s."""
     if not below:
         return s / (-np.expm1(-place))
     return s * np.where(place < 0, np.exp(np.minimum(place, 0)), 1) / (1 + np.exp(-np.abs(place)))
 
 
-def _elapsed(origin: float, place: np.ndarray, below: bool, s: float, num_layers: int) -> np.ndarray:
+def _elapsed(origin: np.ndarray, place: np.ndarray, below: bool, s: float, num_layers: int) -> np.ndarray:
     nodes, weights = np.polynomial.legendre.leggauss(16)
     panels = 96
     width = (place - origin) / panels

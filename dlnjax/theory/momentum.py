@@ -8,11 +8,13 @@ With ``m <- beta m + g`` and ``W <- W - mu m`` every mode of the linearised step
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from dlnjax._types import Rate
+from dlnjax._types import Rate, Values
 
 
 class Best(NamedTuple):
@@ -23,7 +25,7 @@ class Best(NamedTuple):
     step_size: float
 
 
-def mode_factor(eigenvalue: Any, momentum: Any) -> np.ndarray:
+def mode_factor(eigenvalue: ArrayLike | Sequence[Values], momentum: ArrayLike) -> np.ndarray:
     """Modulus of the larger root of ``z^2 - (1 + beta - lambda) z + beta``, over arrays of eigenvalues and momenta.
 
     Raises:
@@ -82,7 +84,7 @@ def step_max(rate: Rate, step_size: float, momentum: float) -> float:
     """
     mode_factor(1.0, momentum)
     _check_step(step_size)
-    return 2 * (1 + momentum) * step_size / rate.eigenvalue_max if rate.eigenvalue_min > 0 else 0.0
+    return float(2 * (1 + momentum) * step_size / rate.eigenvalue_max) if rate.eigenvalue_min > 0 else 0.0
 
 
 def best(rate: Rate, step_size: float) -> Best:

@@ -16,11 +16,13 @@ of it is [derived].
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from dlnjax._types import Params, Problem, Rate
+from dlnjax._types import Number, Params, Problem, Rate
 from dlnjax.theory import _host, hessian, spectrum
 from dlnjax.theory._operator import layer_metric, product_hessian
 from dlnjax.theory._realizable import count_with_residual, free_first_extremes
@@ -43,9 +45,9 @@ def predict(
     params: Params,
     problem: Problem,
     *,
-    step_size: Any,
-    scales: Any = None,
-    constrained: Any = None,
+    step_size: Number,
+    scales: Sequence[ArrayLike] | None = None,
+    constrained: Sequence[bool] | None = None,
     tolerance: float = 1e-5,
 ) -> Rate:
     """The rate at a critical point, for any widths, steps, data and constraints [derived].
@@ -110,12 +112,12 @@ def predict(
 
 
 def predict_reduced(
-    first: Any,
-    frame: Any,
+    first: ArrayLike,
+    frame: ArrayLike,
     num_layers: int,
     problem: Problem,
-    step_size: Any,
-    scales: Any = None,
+    step_size: Number,
+    scales: Sequence[Number] | np.ndarray | None = None,
     *,
     tolerance: float = 1e-5,
 ) -> Rate:
@@ -209,7 +211,12 @@ def tangent_dimension_of(net: _host.Chain, dims: list[int]) -> int:
 
 
 def operator(
-    params: Params, problem: Problem, *, step_size: Any, scales: Any = None, constrained: Any = None
+    params: Params,
+    problem: Problem,
+    *,
+    step_size: Number,
+    scales: Sequence[ArrayLike] | None = None,
+    constrained: Sequence[bool] | None = None,
 ) -> np.ndarray:
     """``K`` as a symmetric matrix ``(d_N d_0, d_N d_0)`` on row-major vectors ``delta = Delta C^{1/2}``.
 

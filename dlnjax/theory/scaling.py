@@ -40,7 +40,7 @@ def condition(rate: Rate) -> float:
             f"eigenvalues from {rate.eigenvalue_min} to {rate.eigenvalue_max}: a saddle has no best step; "
             f"predict at a minimum"
         )
-    return rate.eigenvalue_max / rate.eigenvalue_min
+    return float(rate.eigenvalue_max / rate.eigenvalue_min)
 
 
 def at_best_step(rate: Rate, scales: Sequence[float]) -> Scaling:
@@ -54,7 +54,7 @@ def at_best_step(rate: Rate, scales: Sequence[float]) -> Scaling:
     """
     ratio = condition(rate)
     first, middle, last = (float(s) for s in scales)
-    return Scaling((first, middle, last), rate.step_optimal, (ratio - 1) / (ratio + 1))
+    return Scaling((first, middle, last), float(rate.step_optimal), (ratio - 1) / (ratio + 1))
 
 
 def discrepant(singular_values: Sequence[float], dims: Sequence[int]) -> Scaling:

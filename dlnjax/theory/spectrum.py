@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dlnjax._types import Rate
+from dlnjax._types import Number, Rate
 
 #: Where the zeros are not counted, eigenvalues between ``RESOLUTION`` and this fraction of the largest are ambiguous.
 ZERO = 1e-10
@@ -103,7 +103,7 @@ def _check_unambiguous(kept: np.ndarray, largest: float) -> None:
         )
 
 
-def rate(found: Extremes, step_size: float, total: int, gradient: float = math.nan) -> Rate:
+def rate(found: Extremes, step_size: Number, total: int, gradient: float = math.nan) -> Rate:
     """The :class:`Rate` of a spectrum that is linear in the step size.
 
     Args:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from dlnjax.analysis.tables import COORDINATES, Row, describe, varying
+from dlnjax.analysis.tables import COORDINATES, Key, Row, describe, varying
 
 #: Largest ``|measured - predicted|``, and the same relative to ``1 - factor``; flatness uses the first.
 TOLERANCE = {"float64": (1e-6, 1e-4), "float32": (1e-3, 1e-1)}
@@ -70,9 +70,7 @@ def to_rows(claims: Iterable[Claim]) -> list[Row]:
     return [claim._asdict() for claim in claims]
 
 
-def name(
-    key: tuple[tuple[str, Any], ...], rows: Sequence[Row], hide: Sequence[str] = (), default: str = ""
-) -> str:
+def name(key: Key, rows: Sequence[Row], hide: Sequence[str] = (), default: str = "") -> str:
     """A group's name: its step rule and whatever else tells it from the other groups."""
     values = dict(key)
     varied = varying(rows)

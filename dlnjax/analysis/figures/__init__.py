@@ -9,7 +9,6 @@ Panels follow the coordinates that vary: step rules, and for studies on data its
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -29,6 +28,7 @@ from dlnjax.analysis.figures.parts import gauge_directions, noise_floor
 from dlnjax.analysis.figures.rate import rate_against_depth
 from dlnjax.analysis.figures.width import rate_against_width
 from dlnjax.analysis.style import save
+from dlnjax.analysis.tables import Table
 
 __all__ = [
     "GENERAL",
@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 #: The figures that a config may name (key ``figures``): file name -> function of the rows.
-STUDY: dict[str, Callable[[Any], Figure | None]] = {
+STUDY: dict[str, Callable[[Table], Figure | None]] = {
     "error_curves": error_curves,
     "rate_against_depth": rate_against_depth,
     "stability_edge": stability_edge,

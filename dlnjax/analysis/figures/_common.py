@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dlnjax.analysis import style, tables
-from dlnjax.analysis.tables import Row
+from dlnjax.analysis.tables import Row, Table
 
 INK, GREY = style.COLOURS["ink"], style.COLOURS["grey"]
 DASHES = (0, (4, 2.5))
 ERROR = r"relative error $\Vert W_t-W_\ast\Vert\,/\,\Vert W_0-W_\ast\Vert$"
 
 
-def as_rows(table: Any) -> Sequence[Row]:
+def as_rows(table: Table) -> Sequence[Row]:
     return table if isinstance(table, (list, tuple)) else tables.measure(table)
 
 

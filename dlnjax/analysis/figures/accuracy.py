@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dlnjax.analysis import style, tables
 from dlnjax.analysis.figures._common import DASHES, GREY, INK, as_rows
+from dlnjax.analysis.tables import Table
 
 _MARKS = ("o", "s", "D", "^")
 _RULES = {"fixed": "fixed step", "optimal": "best step of the depth", "middle": "middle scaling"}
 
 
 @style.styled
-def accuracy(table: Any) -> Figure | None:
+def accuracy(table: Table) -> Figure | None:
     """Steps to within .01 of the final test accuracy (above) and that accuracy (below) against depth.
 
     A panel a treatment of the data and a width, a colour a step rule; medians over seeds, bars from the least to the
@@ -52,7 +52,7 @@ def _ordered(panels: dict) -> list:
     return sorted(panels.items(), key=lambda item: (item[0][0][1] == "raw", item[0][1][1]))
 
 
-def _line(axes: Any, rows: list[tables.Row], column: str, shift: float, mark: str) -> None:
+def _line(axes: Axes, rows: list[tables.Row], column: str, shift: float, mark: str) -> None:
     rule = rows[0]["step_rule"]
     colour, _ = style.RULES.get(rule, (GREY, "v"))
     found = {key[0][1]: [max(r[column], 1e-9) for r in group]

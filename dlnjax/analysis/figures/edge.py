@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,11 +17,11 @@ from dlnjax.analysis.figures._common import (
     relative_curve,
     title,
 )
-from dlnjax.analysis.tables import Row
+from dlnjax.analysis.tables import Row, Table
 
 
 @style.styled
-def stability_edge(table: Any) -> Figure | None:
+def stability_edge(table: Table) -> Figure | None:
     """Which steps converge: depth against the fraction of the predicted edge, and the error left at the end.
 
     Args:
@@ -102,7 +101,7 @@ def _left_error_panel(axes: Axes, rows: Sequence[Row]) -> None:
     style.label_ends(axes, ends, gap=0.085)
 
 
-def _left(rows: Any) -> float | None:
+def _left(rows: Iterable[tables.Row]) -> float | None:
     """Median over seeds of the relative error at the last record."""
     ends = [curve[1][-1] for row in rows if (curve := relative_curve(row)) is not None]
     return float(np.median(ends)) if ends else None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,13 +21,13 @@ from dlnjax.analysis.figures._common import (
     relative_curve,
     title,
 )
-from dlnjax.analysis.tables import Row
+from dlnjax.analysis.tables import Row, Table
 
 _MOST_CURVES = 5
 
 
 @style.styled
-def error_curves(table: Any, *, columns: int = 3) -> Figure | None:
+def error_curves(table: Table, *, columns: int = 3) -> Figure | None:
     """Relative error against steps, a panel a step rule (and data, width, ...), a line a depth.
 
     Dashed: the slope predicted at the solution, through the middle of the fitted window. One seed (the
@@ -65,7 +64,7 @@ def _one_a_depth(rows: Sequence[Row], depths: Sequence[int]) -> list[Row]:
     return [first[depth] for depth in sorted(first) if depth in depths] or [first[min(first)]]
 
 
-def _error_panel(axes: Axes, rows: Sequence[Row], colours: dict[int, Any]) -> None:
+def _error_panel(axes: Axes, rows: Sequence[Row], colours: Mapping[int, tuple[float, ...]]) -> None:
     limit = _shown_steps(rows)
     ends, early = [], []
     for row in rows:

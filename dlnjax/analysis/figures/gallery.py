@@ -6,16 +6,17 @@ Each returns a matplotlib ``Figure`` in the look of the study's figures; ``save`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from dlnjax.analysis import style
 from dlnjax.analysis.figures._common import DASHES, INK, as_rows
+from dlnjax.analysis.tables import Row, Table
 
 #: Things without an order, in this order: a colour and a marker each.
 _LOOKS = tuple(zip(("blue", "orange", "green", "pink", "sky", "amber"), "osD^vP", strict=True))
@@ -25,7 +26,7 @@ _SIZE = {"width": style.COLUMN * 1.3, "height": 2.6}
 
 
 @style.styled
-def phase_diagram(table: Any) -> Figure | None:
+def phase_diagram(table: Table) -> Figure | None:
     """Step size against depth: iterations to the tolerance in colour, crosses where a run does not converge.
 
     Dashed: the predicted stability edge. The median over seeds; a mark is a cross if any seed fails. Middle scaling
@@ -58,9 +59,9 @@ def phase_diagram(table: Any) -> Figure | None:
     return figure
 
 
-def _iterations(rows: Sequence[Any]) -> tuple[dict[tuple[float, int], float], list[tuple[float, int]]]:
+def _iterations(rows: Sequence[Row]) -> tuple[dict[tuple[float, int], float], list[tuple[float, int]]]:
     """Median iterations at ``(step size, depth)``, and the places where a seed did not converge."""
-    cells: dict[tuple[float, int], list[Any]] = {}
+    cells: dict[tuple[float, int], list[Row]] = {}
     for row in rows:
         cells.setdefault((float(f"{row['step_size']:.6g}"), row["depth"]), []).append(row)
     good = {at: g for at, g in cells.items() if all(r["status"] == "converged" for r in g)}
@@ -68,7 +69,7 @@ def _iterations(rows: Sequence[Any]) -> tuple[dict[tuple[float, int], float], li
     return marks, [at for at in cells if at not in good]
 
 
-def _phase_panel(axes: Axes, rows: Sequence[Any], norm: LogNorm) -> None:
+def _phase_panel(axes: Axes, rows: Sequence[Row], norm: LogNorm) -> None:
     marks, bad = _iterations(rows)
     if marks:
         x, y = zip(*marks, strict=True)
@@ -84,7 +85,7 @@ def _phase_panel(axes: Axes, rows: Sequence[Any], norm: LogNorm) -> None:
     axes.set(xlabel=r"step size $\mu$", ylabel="depth $N$")
 
 
-def _predicted_edge(axes: Axes, rows: Sequence[Any]) -> None:
+def _predicted_edge(axes: Axes, rows: Sequence[Row]) -> None:
     edges: dict[int, list[float]] = {}
     for row in rows:
         if row.get("step_max") is not None:
@@ -96,7 +97,7 @@ def _predicted_edge(axes: Axes, rows: Sequence[Any]) -> None:
 
 
 @style.styled
-def spectra(eigenvalues: Mapping[int, Any]) -> Figure:
+def spectra(eigenvalues: Mapping[int, ArrayLike]) -> Figure:
     """Nonzero eigenvalues of the linearised step, the largest first, a line a depth.
 
     Args:
@@ -123,7 +124,9 @@ def spectra(eigenvalues: Mapping[int, Any]) -> Figure:
 
 
 @style.styled
-def singular_values(times: Any, values: Any, exact: Any = None, *, unit: str = "time $t$") -> Figure:
+def singular_values(
+    times: ArrayLike, values: ArrayLike, exact: ArrayLike | None = None, *, unit: str = "time $t$"
+) -> Figure:
     """Singular values of the product over time, on the exact modes where they are known.
 
     Args:
@@ -162,7 +165,7 @@ def singular_values(times: Any, values: Any, exact: Any = None, *, unit: str = "
 
 
 @style.styled
-def balancedness(steps: Any, norms: Mapping[str, Any], bound: float | None = None) -> Figure:
+def balancedness(steps: ArrayLike, norms: Mapping[str, ArrayLike], bound: float | None = None) -> Figure:
     r"""``||D_j||`` against steps, ``D_j = W_{j+1}^T W_{j+1} - W_j W_j^T``, a line an algorithm or layer.
 
     Args:
@@ -179,7 +182,9 @@ def balancedness(steps: Any, norms: Mapping[str, Any], bound: float | None = Non
 
 
 @style.styled
-def orthonormality_drift(steps: Any, errors: Mapping[str, Any], *, precision: str = "float64") -> Figure:
+def orthonormality_drift(
+    steps: ArrayLike, errors: Mapping[str, ArrayLike], *, precision: str = "float64"
+) -> Figure:
     """``max ||W^T W - I||`` against steps, a line a retraction; dashed the precision's rounding unit.
 
     Args:
@@ -223,7 +228,7 @@ def cost_against_depth(seconds: Mapping[str, Mapping[int, float]]) -> Figure:
 
 
 def _curves(
-    steps: Any, lines: Mapping[str, Any], label: str, title: str, levels: Sequence[float] = ()
+    steps: ArrayLike, lines: Mapping[str, ArrayLike], label: str, title: str, levels: Sequence[float] = ()
 ) -> tuple[Figure, Axes]:
     """Positive lines on a logarithmic axis that shows ``levels`` too, named at their ends; zeros at the floor."""
     figure, matrix = style.grid(1, 1, **_SIZE)

@@ -9,18 +9,19 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from dlnjax.analysis import style
 from dlnjax.analysis.claims.methods import method, tuned
 from dlnjax.analysis.figures._common import GREY, as_rows
-from dlnjax.analysis.tables import Row, groups
+from dlnjax.analysis.tables import Row, Table, groups
 
 _LOOKS = (("blue", "o"), ("orange", "s"), ("green", "D"), ("pink", "^"))
 
 
 @style.styled
-def step_grid(table: Any) -> Figure | None:
+def step_grid(table: Table) -> Figure | None:
     """Median steps to tolerance, a line a method, a column a step size, a panel a depth.
 
     A number is the median over the seeds that converged; below it, where some did not, how many did. The dearer the
@@ -72,14 +73,12 @@ def _square(axes: Axes, x: int, y: int, rows: Sequence[Row], ends: tuple[float, 
               color="white" if place > 0.6 else style.COLOURS["ink"])  # fmt: skip
 
 
-def _patch(x: int, y: int, **look: Any) -> Any:
-    from matplotlib.patches import Rectangle
-
+def _patch(x: int, y: int, **look: Any) -> Rectangle:
     return Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, **look)
 
 
 @style.styled
-def steps_to_tolerance(table: Any) -> Figure | None:
+def steps_to_tolerance(table: Table) -> Figure | None:
     """Steps to tolerance against depth at the best step of the grid, a line a start, a panel a width.
 
     A start that has no step at which every seed converges has no point there.

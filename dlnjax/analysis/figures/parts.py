@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -11,13 +9,13 @@ from dlnjax.analysis import style
 from dlnjax.analysis.claims.noise import level
 from dlnjax.analysis.claims.parts import share
 from dlnjax.analysis.figures._common import DASHES, INK, as_rows
-from dlnjax.analysis.tables import groups
+from dlnjax.analysis.tables import Row, Table, groups
 
 _LOOKS = (("blue", "o"), ("orange", "s"), ("green", "D"), ("pink", "^"))
 
 
 @style.styled
-def gauge_directions(table: Any) -> Figure | None:
+def gauge_directions(table: Table) -> Figure | None:
     """Left: the smallest eigenvalue over mu against depth, a mark a draw, lines through medians. Right: the error left.
 
     Args:
@@ -60,7 +58,7 @@ def gauge_directions(table: Any) -> Figure | None:
     return figure
 
 
-def _left(row: Any) -> float | None:
+def _left(row: Row) -> float | None:
     curve = row.get("curve_distance")
     return (
         None if curve is None or not np.isfinite(curve[-1]) or curve[0] == 0 else float(curve[-1] / curve[0])
@@ -68,7 +66,7 @@ def _left(row: Any) -> float | None:
 
 
 @style.styled
-def noise_floor(table: Any) -> Figure | None:
+def noise_floor(table: Table) -> Figure | None:
     """The error that is left against the step, a line a batch and noise: medians over seeds, bars to the quartiles.
 
     Args:

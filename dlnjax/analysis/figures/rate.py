@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,7 +19,7 @@ from dlnjax.analysis.figures._common import (
     rule_name,
     title,
 )
-from dlnjax.analysis.tables import Row
+from dlnjax.analysis.tables import Row, Table
 
 _ENGINES = {
     "layers": {"marker": "o", "markersize": 3.4, "markeredgewidth": 0.0},
@@ -29,7 +28,7 @@ _ENGINES = {
 
 
 @style.styled
-def rate_against_depth(table: Any, *, columns: int = 3) -> Figure | None:
+def rate_against_depth(table: Table, *, columns: int = 3) -> Figure | None:
     """``1 - factor`` against depth, measured (markers) on predicted (lines), and how far they differ.
 
     Bars are the fits' intervals. The second panel (left out where several studies stand side by side) shows

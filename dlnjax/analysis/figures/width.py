@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dlnjax.analysis import style, tables
 from dlnjax.analysis.figures._common import DASHES, GREY, INK, as_rows, rule_name
+from dlnjax.analysis.tables import Table
 
 _MARKS = ("o", "s", "D", "^")
 
 
 @style.styled
-def rate_against_width(table: Any) -> Figure | None:
+def rate_against_width(table: Table) -> Figure | None:
     """``1 - factor`` against the hidden width, a line (predicted) and markers (measured) a step rule and depth.
 
     Bars are the fits' intervals. Dashed: the output dimension, from which on the last layer is wide.
@@ -56,7 +56,7 @@ def rate_against_width(table: Any) -> Figure | None:
     return figure
 
 
-def _draw(axes: Any, group: list[tables.Row], colour: str, depths: list[int]) -> None:
+def _draw(axes: Axes, group: list[tables.Row], colour: str, depths: list[int]) -> None:
     group = sorted(group, key=lambda row: row["width"])
     for depth, mark in zip(depths, _MARKS, strict=False):
         here = [row for row in group if row["depth"] == depth]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from dlnjax import problem
 from dlnjax._types import Params
 from dlnjax.campaigns.checks import draw
 from dlnjax.campaigns.checks.finding import Finding, Row, row
+from dlnjax.problem import Quadratic
 from dlnjax.theory import descent, flow
 
 RULED: list[tuple[int, ...]] = [(3, 3, 2), (3, 4, 3, 2), (2, 3, 3, 3, 3), (2, *[2] * 6, 2)]
@@ -96,7 +96,9 @@ def _case(rng: np.random.Generator, dims: tuple[int, ...]):
     return tuple(jnp.asarray(w) for w in layers), x, y, whole
 
 
-def _edges(starts: Params, problems: Any, low: np.ndarray, high: np.ndarray, num_steps: int) -> np.ndarray:
+def _edges(
+    starts: Params, problems: Quadratic, low: np.ndarray, high: np.ndarray, num_steps: int
+) -> np.ndarray:
     """The largest step between ``low`` and ``high`` at which the loss falls at every step, by bisection."""
 
     def monotone(layers, whole, eta):
@@ -117,12 +119,12 @@ def _edges(starts: Params, problems: Any, low: np.ndarray, high: np.ndarray, num
     return low
 
 
-def _largest_curvature(layers: Params, whole: Any) -> jax.Array:
+def _largest_curvature(layers: Params, whole: Quadratic) -> jax.Array:
     flat, back = ravel_pytree(layers)
     return jnp.linalg.eigvalsh(jax.hessian(lambda v: whole.loss(back(v)))(flat))[-1]
 
 
-def _drift_error(layers: Params, whole: Any, eta: jax.Array) -> jax.Array:
+def _drift_error(layers: Params, whole: Quadratic, eta: jax.Array) -> jax.Array:
     """Largest deviation of a step's change of ``D_j`` from ``eta^2 (g_{j+1}^T g_{j+1} - g_j g_j^T)``, relative."""
     gradients = whole.gradients(layers, jnp.zeros((), jnp.int32))
     moved = jax.tree.map(lambda w, g: w - eta * g, layers, gradients)
@@ -160,7 +162,7 @@ def descent_ranks(
         late = _ended("ranks", len(rows), layers, target, 9 * num_steps)[0] if depth > 2 else early
         for first, last, c in zip(early, late, scale, strict=True):
             rows.append(last | {"start_scale": float(c), "early_rank": first["rank"]})
-    details: dict[str, Any] = {}
+    details: dict[str, object] = {}
     for depth in (2, 3, 4):
         for name, words in (("early_rank", ""), ("rank", ", ten times as long")):
             reached = [r[name] for r in rows if r["depth"] == depth]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from dlnjax import losses, problem
 from dlnjax.theory import gauge
 
 Kind = TypeVar("Kind")
+Tree = TypeVar("Tree")
 
 
 def solution(rng: np.random.Generator, dims: tuple[int, ...], sigma: np.ndarray) -> list[np.ndarray]:
@@ -73,7 +74,7 @@ def at_distance(rng: np.random.Generator, solution: list[np.ndarray], wanted: fl
     return moved
 
 
-def stack(items: list[Any]) -> Any:
+def stack(items: Sequence[Tree]) -> Tree:
     """One tree with the items' leaves along a new first axis."""
     return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *items)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,9 @@ from dlnjax._types import Params, Problem
 
 #: One instance: scalars by name, among them ``checks``, ``violations`` and ``ratio``.
 Row = dict[str, Any]
+
+#: What a finding says besides, by its name: numbers, words, lists of them.
+Details = Mapping[str, object]
 
 
 class Finding(NamedTuple):
@@ -29,7 +33,7 @@ class Finding(NamedTuple):
     part: str
     statement: str
     rows: list[Row]
-    details: dict[str, Any]
+    details: Details
 
     @property
     def instances(self) -> int:
@@ -56,7 +60,7 @@ class Finding(NamedTuple):
         return "\n".join([head, *(f"  {name}: {_short(value)}" for name, value in self.details.items())])
 
 
-def row(part: str, instance: int, dims: tuple[int, ...] | None, **values: Any) -> Row:
+def row(part: str, instance: int, dims: tuple[int, ...] | None, **values: object) -> Row:
     """A row with the columns that all parts share, in their order; numpy scalars become Python's."""
     head: Row = {"part": part, "instance": instance}
     if dims is not None:
@@ -64,7 +68,7 @@ def row(part: str, instance: int, dims: tuple[int, ...] | None, **values: Any) -
     return {name: v.item() if isinstance(v, np.generic) else v for name, v in (head | values).items()}
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple | np.ndarray):

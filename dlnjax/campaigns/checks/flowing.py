@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dlnjax import initial, network, problem
+from dlnjax._types import Params
 from dlnjax.campaigns.checks import draw
 from dlnjax.campaigns.checks.finding import Finding, Row, row
 from dlnjax.theory import flow, hessian, modes
@@ -135,7 +135,9 @@ def _watched(n: int, values: np.ndarray, starts: np.ndarray, counts: np.ndarray,
     return tuple(np.asarray(v) for v in found)
 
 
-def _half_time(layers: Any, made: Any, value: jax.Array, step: float, count: jax.Array) -> jax.Array:
+def _half_time(
+    layers: Params, made: problem.Quadratic, value: jax.Array, step: float, count: jax.Array
+) -> jax.Array:
     """When descent's mode passes half its singular value, interpolated between steps."""
 
     def one(i, carry):

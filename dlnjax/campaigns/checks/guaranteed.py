@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +12,11 @@ import optax
 from dlnjax import optim, problem
 from dlnjax.campaigns.checks import draw
 from dlnjax.campaigns.checks.finding import Finding, Row, history, row
+from dlnjax.problem import ProductLoss
 from dlnjax.theory import gauge, guarantee, rates
 
 #: Widths and the kind of loss.
-Group = tuple[tuple[int, ...], Callable[..., Any]]
+Group = tuple[tuple[int, ...], Callable[[np.ndarray, float, np.random.Generator], ProductLoss]]
 GUARANTEED: list[Group] = [
     ((6, 3, 5), draw.quadratic),
     ((5, 2, 2, 4), draw.quadratic),
@@ -74,7 +74,7 @@ def _held(instance: int, dims: tuple[int, ...], loss: str, case: dict, squares: 
     )  # fmt: skip
 
 
-def _discrepant(step_size: Any, scale: Any) -> optax.GradientTransformation:
+def _discrepant(step_size: jax.Array, scale: jax.Array) -> optax.GradientTransformation:
     """``optim.rgd`` with step mu on the first layer and ``scale * mu`` on the others."""
 
     def wrap(layers):

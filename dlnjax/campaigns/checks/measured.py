@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from dlnjax import network, optim, problem, stiefel
 from dlnjax._linalg import matmul
-from dlnjax._types import Params
+from dlnjax._types import Params, Rate
 from dlnjax.campaigns.checks import draw
-from dlnjax.campaigns.checks.finding import Finding, Row, history, row
+from dlnjax.campaigns.checks.finding import Details, Finding, Row, history, row
 from dlnjax.theory import hessian, rates
 
 #: How often a run is restarted along what is left of its error, to see the slowest mode alone.
@@ -66,7 +66,7 @@ def tanh_rates_hold(
     return Finding("tanh", "measured = predicted, tanh, two layers", rows, _settled_details(rows))
 
 
-def _settled_details(rows: list[Row]) -> dict[str, Any]:
+def _settled_details(rows: list[Row]) -> Details:
     settled = sum(r["checks"] for r in rows)
     return {"settled runs": settled, "not settled, no rate read": len(rows) - settled}
 
@@ -103,7 +103,7 @@ def _compared(
 
 
 def _settled_runs(
-    params: Params, problems: Any, steps: jax.Array, length: int, outputs: Callable
+    params: Params, problems: PyTree, steps: jax.Array, length: int, outputs: Callable
 ) -> tuple[Params, np.ndarray]:
     """The solutions that a batch of runs found, and the errors to them of runs along their slowest modes."""
 
@@ -176,7 +176,7 @@ def _tanh_case(rng: np.random.Generator, dims: Dims, samples: int = 40) -> dict:
             return case | {"whole": whole, "loss": "tanh", "residual": False}
 
 
-def _start(rng: np.random.Generator, solution: list[np.ndarray], rate: Any, noise: float) -> dict:
+def _start(rng: np.random.Generator, solution: list[np.ndarray], rate: Rate, noise: float) -> dict:
     """A perturbed solution, half the optimal step, and the factor predicted for it."""
     moved = [w + noise * rng.standard_normal(w.shape) for w in solution]
     low, high = (rate.step_optimal / 2 * v for v in (rate.eigenvalue_min, rate.eigenvalue_max))

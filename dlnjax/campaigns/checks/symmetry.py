@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dlnjax import optim, stiefel
-from dlnjax._types import Params
+from dlnjax._types import Params, Retraction
 from dlnjax.campaigns.checks import draw
 from dlnjax.campaigns.checks.finding import Finding, Row, history, row
 from dlnjax.theory import gauge
@@ -24,7 +23,7 @@ NEAR = 0.03
 MISS = 1e-6
 #: Largest deviation of a step from the turned step of the network that is not turned.
 COMMUTES = 1e-13
-RETRACTIONS: dict[str, Callable[..., Any]] = {
+RETRACTIONS: dict[str, Retraction] = {
     "polar": stiefel.retract_polar,
     "cayley": stiefel.retract_cayley,
     "qr": stiefel.retract_qr,

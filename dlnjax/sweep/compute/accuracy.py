@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from dlnjax import train
 from dlnjax._linalg import matmul
+from dlnjax._types import Problem
 from dlnjax.problem import Quadratic
 
 
@@ -52,7 +54,7 @@ def share(product: jax.Array, samples: Labelled) -> jax.Array:
     return jnp.mean((predicted == samples.labels).astype(product.dtype))
 
 
-def accuracies(problem: Any, product: Callable[[], jax.Array]) -> dict[str, jax.Array]:
+def accuracies(problem: Problem, product: Callable[[], jax.Array]) -> dict[str, jax.Array]:
     """The product's accuracies by column name, and the held-out one of ``W*``; nothing without held-out samples."""
     if not isinstance(problem, Classified) or problem.seen is None or problem.held_out is None:
         return {}
@@ -64,12 +66,12 @@ def accuracies(problem: Any, product: Callable[[], jax.Array]) -> dict[str, jax.
     }
 
 
-def reported(engine: train.Engine, problem: Any, product: Callable[[Any], jax.Array]) -> train.Engine:
+def reported(engine: train.Engine, problem: Problem, product: Callable[[PyTree], jax.Array]) -> train.Engine:
     """The engine with accuracies in its records; ``product`` is of the carry."""
     if not isinstance(problem, Classified):
         return engine
 
-    def report(carry: Any, step: jax.Array) -> train.Record:
+    def report(carry: PyTree, step: jax.Array) -> train.Record:
         record = engine.report(carry, step)
         return record._replace(extra=accuracies(problem, lambda: product(carry)))
 

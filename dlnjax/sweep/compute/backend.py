@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from dlnjax import train
 from dlnjax._types import Rate
@@ -52,8 +53,8 @@ class Instances:
       common: whether that rate is one for all cells.
     """
 
-    problem: Any
-    start: Any
+    problem: PyTree
+    start: PyTree
     keys: jax.Array
     shared: bool
     rank: int | None
@@ -64,7 +65,7 @@ class Instances:
     unique: bool = False
     common: bool = False
 
-    def unit_rate(self, i: int, scales: LayerScales, ended: Any = None) -> Rate | None:
+    def unit_rate(self, i: int, scales: LayerScales, ended: PyTree = None) -> Rate | None:
         """The rate of Riemannian gradient descent at ``mu = 1`` that theory predicts for cell i, None without one.
 
         Args:
@@ -90,7 +91,7 @@ class Backend(Protocol):
         """What trains one cell."""
         ...
 
-    def shapes(self, session: Session, sweep: Sweep, shard: Shard) -> tuple[bool, tuple[Any, ...]] | None:
+    def shapes(self, session: Session, sweep: Sweep, shard: Shard) -> tuple[bool, tuple[PyTree, ...]] | None:
         """``shared`` and the shapes of problem, start and keys before any cell is drawn; None: not known before."""
         ...
 

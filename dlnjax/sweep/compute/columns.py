@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 
 from dlnjax import train
 from dlnjax._types import Rate, Status, Trace
@@ -20,6 +21,9 @@ from dlnjax.sweep.config.cell import Cell
 from dlnjax.sweep.config.sweep import Sweep
 from dlnjax.theory import guarantee
 
+#: Column -> its values, a cell each; None where no cell has one.
+Columns = dict[str, Any]
+
 _PREDICTED = ("eigenvalue_min", "eigenvalue_max", "step_max", "step_optimal")
 
 
@@ -28,10 +32,10 @@ def columns(
     cells: Sequence[Cell],
     instances: Instances,
     settings: Settings,
-    result: Any,
+    result: PyTree,
     trace: Trace,
     seconds: float,
-) -> dict[str, Any]:
+) -> Columns:
     """The columns of ``schema.arrow_schema``, each with an entry per cell.
 
     Args:
@@ -44,9 +48,7 @@ def columns(
     arrays: Any = (np.asarray(leaf)[:count] for leaf in trace)
     trace = _judged(cells[0], Trace(*arrays))
     rates = _rates_reached(cells, instances, settings, result, np.asarray(trace.status)[:, -1])
-    columns: dict[str, Any] = {
-        name: [getattr(cell, name) for cell in cells] for name in cells[0].coordinates()
-    }
+    columns: Columns = {name: [getattr(cell, name) for cell in cells] for name in cells[0].coordinates()}
     columns["cell"] = [sweep.key(cell) for cell in cells]
     columns["seconds"] = np.full(count, seconds)
     columns["rank"] = None if instances.rank is None else np.full(count, instances.rank)
@@ -68,23 +70,24 @@ def _judged(lead: Cell, trace: Trace) -> Trace:
 
 
 def _rates_reached(
-    cells: Sequence[Cell], instances: Instances, settings: Settings, result: Any, status: np.ndarray
+    cells: Sequence[Cell], instances: Instances, settings: Settings, result: PyTree, status: np.ndarray
 ) -> Rate | None:
     """The rates at the solutions reached; where every solution has the same, those predicted before."""
     if not applies(cells[0]):
         return None
     if instances.unique:
         return settings.predicted
-    rates = Rate(*(np.array(column) for column in settings.predicted))
+    columns = [np.array(column) for column in settings.predicted]
+    rates = Rate(*columns)
     for i in np.flatnonzero((status == Status.CONVERGED) & ~np.isnan(rates.factor)).tolist():
         unit = instances.unit_rate(i, cell_scales(settings.scales, i), result) or NO_RATE
         here = at_step(unit, settings.step_size[i], settings.momentum[i])
-        for column, value in zip(rates, here, strict=True):
+        for column, value in zip(columns, here, strict=True):
             column[i] = value
     return rates
 
 
-def _outcomes(trace: Any, tolerance: float, rates: Rate | None) -> dict[str, Any]:
+def _outcomes(trace: Any, tolerance: float, rates: Rate | None) -> Columns:
     bad, status = trace.first_bad_step, trace.status[:, -1]
     return {
         "status": [Status.NAMES[code] for code in status],
@@ -108,7 +111,7 @@ def _reason(trace: Any, i: int, rates: Rate | None) -> str:
         finite = math.isfinite(last)
         what = f"error {relative:.3g} times its start and no progress" if finite else "a number is not finite"
         return f"{what}, seen at step {int(trace.first_bad_step[i])}"
-    factor = math.nan if rates is None else rates.factor[i]
+    factor = math.nan if rates is None else np.asarray(rates.factor)[i]
     predicted = "" if math.isnan(factor) else f"; predicted factor {factor:.9g}"
     return f"error {relative:.3g} times its start after {int(trace.step[i, -1])} steps{predicted}"
 
@@ -136,13 +139,13 @@ def iterations(step: np.ndarray, distance: np.ndarray, tolerance: float) -> np.m
     return np.ma.array(np.nan_to_num(first).astype(np.int64), mask=~reached.any(axis=1))
 
 
-def _curves(trace: Trace) -> dict[str, Any]:
+def _curves(trace: Trace) -> Columns:
     names = ("step", "loss", "distance", "gradient_norm")
     return {f"curve_{name}": np.asarray(getattr(trace, name), np.float64) for name in names}
 
 
-def _predictions(rates: Rate | None, settings: Settings, count: int) -> dict[str, Any]:
-    columns: dict[str, Any] = {
+def _predictions(rates: Rate | None, settings: Settings, count: int) -> Columns:
+    columns: Columns = {
         "step_size": settings.step_size,
         "scale_middle": settings.scales.middle,
         "scale_last": settings.scales.last,
@@ -154,7 +157,9 @@ def _predictions(rates: Rate | None, settings: Settings, count: int) -> dict[str
     return columns
 
 
-def _guarantees(sweep: Sweep, cells: Sequence[Cell], instances: Instances, settings: Settings) -> Any:
+def _guarantees(
+    sweep: Sweep, cells: Sequence[Cell], instances: Instances, settings: Settings
+) -> np.ma.MaskedArray | None:
     """The factors that the derived theorem guarantees, masked where it does not apply (dlnjax.theory.guarantee).
 
     The start's gauge-invariant distance is bounded by the one to the solution as drawn.

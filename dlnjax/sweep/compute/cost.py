@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -170,7 +170,7 @@ def _between(ends: Sequence[tuple[float, Pace]], place: float) -> Pace:
 def _memory(compiled: Compiled) -> int:
     """Bytes of a program's arguments, state and room to work, on all its devices, and the state's copy on the host."""
     state = sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(compiled.blank))
-    analysis: Any = compiled.call.memory_analysis()
+    analysis = compiled.call.memory_analysis()
     if analysis is None:  # a backend that does not say
         return _COPIES * state
     here = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes

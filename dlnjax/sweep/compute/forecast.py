@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
-from dlnjax._types import Rate
+from dlnjax._types import Number, Rate
 from dlnjax.problem import Quadratic
 from dlnjax.reduced import LayerScales
 from dlnjax.sweep.compute import layers
@@ -23,8 +24,18 @@ from dlnjax.sweep.config.cell import Cell
 from dlnjax.theory import hessian, rates
 
 
+class _Given(TypedDict):
+    step_size: float
+    scales: list[Number]
+    constrained: tuple[bool, ...]
+
+
 def unit_rate(
-    cell: Cell, form: layers.Shape, solved: Sequence[np.ndarray], arrays: dict[str, Any], scales: LayerScales
+    cell: Cell,
+    form: layers.Shape,
+    solved: Sequence[np.ndarray],
+    arrays: dict[str, PyTree],
+    scales: LayerScales,
 ) -> Rate | None:
     """The rate of Riemannian gradient descent at ``mu = 1``, at the layers of a solution.
 
@@ -34,7 +45,7 @@ def unit_rate(
     """
     if cell.free == "none" or not ({"square", "loss", "x"} & arrays.keys()):
         return None
-    given: dict[str, Any] = {
+    given: _Given = {
         "step_size": 1.0,
         "scales": [scales[kind] for kind in form.pace],
         "constrained": tuple(kind != 0 for kind in form.pace),
@@ -63,7 +74,7 @@ def _finite(rate: Rate) -> Rate | None:
     )
 
 
-def _square(arrays: dict[str, Any]) -> Quadratic:
+def _square(arrays: dict[str, PyTree]) -> Quadratic:
     """The statistics on the host, the covariance a matrix."""
     if "square" in arrays:
         statistics = jax.tree.map(lambda a: np.asarray(a, np.float64), arrays["square"])

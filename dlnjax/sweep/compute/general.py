@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from dlnjax import network, train
-from dlnjax._types import Params, Rate
+from dlnjax._types import Count, Params, Rate
 from dlnjax.reduced import LayerScales
 from dlnjax.sweep.compute import accuracy, forecast, layers, optimizers, problems, two_layer
 from dlnjax.sweep.compute.backend import EngineMaker, Instances, Steps
@@ -116,11 +116,11 @@ def _is_plain(sweep: Sweep, cell: Cell) -> bool:
 def _engine(
     sweep: Sweep,
     lead: Cell,
-    problem: dict[str, Any],
-    start: dict[str, Any],
+    problem: dict[str, PyTree],
+    start: dict[str, PyTree],
     key: jax.Array,
     steps: Steps,
-    depth: Any,
+    depth: Count,
 ) -> train.Engine:
     """One cell: its problem, its optimizer, and what is measured."""
     params = start["params"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from dlnjax.sweep.config.cell import Cell
 
 #: An orthonormal start of the user's may be off by this (Frobenius norm).
 _OFF = 1e-4
+
+A = TypeVar("A", jax.Array, np.ndarray)
 
 
 class Shape(NamedTuple):
@@ -65,7 +67,7 @@ def shape(cell: Cell, input_dim: int, output_dim: int, plain: bool) -> Shape:
     return Shape(dims, registry.pace(cell.free, cell.depth), held, tuple(runs))
 
 
-def stored(layers: Sequence[Any], form: Shape, room: int = 0) -> Params:
+def stored(layers: Sequence[jax.Array | np.ndarray], form: Shape, room: int = 0) -> Params:
     """N layers as leaves: a run where the shape says so. A square layer alone stays a matrix.
 
     With ``room`` for that many layers they are ``(W_1, run, W_N)``, the run filled up with identities.
@@ -90,7 +92,7 @@ def scale_tree(scales: LayerScales, form: Shape) -> Scales:
     )
 
 
-def matrices(leaves: Sequence[Any], depth: int) -> list[Any]:
+def matrices(leaves: Sequence[A], depth: int) -> list[A]:
     """The N layers of leaves with B in front, without those that only fill a run up."""
     each = [
         w

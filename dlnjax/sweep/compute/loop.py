@@ -15,11 +15,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from dlnjax import train
 from dlnjax._types import Count, Status, Trace
@@ -32,6 +33,8 @@ PIECE = 1.0
 _FIRST = 32
 # A run that ends early is worth a checkpoint if this much would be lost, in seconds.
 _WORTH_KEEPING = 5.0
+
+Tree = TypeVar("Tree")
 
 
 class State(NamedTuple):
@@ -55,11 +58,11 @@ class Ended(NamedTuple):
       packed: how often running cells moved together.
     """
 
-    result: Any
+    result: PyTree
     trace: Trace
-    carry: Any
+    carry: PyTree
     resumed: int
-    extra: Any = ()
+    extra: dict[str, np.ndarray] | tuple[()] = ()
     seconds: float = 0.0
     packed: int = 0
 
@@ -71,7 +74,7 @@ class Goal(NamedTuple):
     depth: float
 
 
-def finished(goal: Goal, distance: Any, monitor: train.Monitor) -> Any:
+def finished(goal: Goal, distance: jax.Array | np.ndarray, monitor: train.Monitor) -> Any:
     """Whether further steps would only change rounding: the error is as small as asked for, or not a number."""
     deep = (monitor.status == Status.CONVERGED) & (distance <= goal.depth * monitor.start_distance)
     return deep | ((monitor.status == Status.DIVERGED) & ~(abs(distance) < np.inf))
@@ -86,7 +89,7 @@ def program(
     last: Count,
     interval: Count,
     everyone: Callable[[jax.Array], jax.Array] = batching.everyone,
-) -> tuple[State, Any]:
+) -> tuple[State, PyTree]:
     """One cell from record ``first`` to record ``last``, and what ``finish`` makes of it.
 
     Args:
@@ -147,11 +150,11 @@ class Batch(NamedTuple):
       devices, width: how many share the cells, and the width that sets the size of blocks.
     """
 
-    call: Callable[..., tuple[State, Any]]
-    arguments: tuple[Any, ...]
+    call: Callable[..., tuple[State, PyTree]]
+    arguments: tuple[PyTree, ...]
     place: Callable[[State], State]
     blank: State
-    reorder: Callable[[tuple[Any, ...], np.ndarray], tuple[Any, ...]]
+    reorder: Callable[[tuple[PyTree, ...], np.ndarray], tuple[PyTree, ...]]
     devices: int
     width: int
 
@@ -204,11 +207,11 @@ def _places(batch: Batch, state: State, done: int, goal: Goal) -> np.ndarray | N
     return batching.packing(finished(goal, distance, monitor), batch.devices, batch.width)
 
 
-def _taken(tree: Any, places: np.ndarray) -> Any:
+def _taken(tree: Tree, places: np.ndarray) -> Tree:
     return jax.tree.map(lambda a: np.asarray(a)[places], tree)
 
 
-def _back(tree: Any, order: np.ndarray) -> Any:
+def _back(tree: Tree, order: np.ndarray) -> Tree:
     """Numpy arrays with the cells in their first order."""
     if np.all(order[:-1] < order[1:]):
         return jax.tree.map(np.asarray, tree)

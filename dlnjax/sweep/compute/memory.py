@@ -11,15 +11,29 @@ import math
 import os
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import jax
+import numpy as np
+from jaxtyping import PyTree
+
+if TYPE_CHECKING:
+    from dlnjax.sweep.compute.loop import State
 
 #: Part of a device's memory that a batch may take; the rest is for tables, other programs and other processes.
 SHARE = 0.5
 # Temporary arrays of a block at work, in units of its cells' arguments and params: prefixes, gradients, moved layers.
 _TEMPORARY = 4
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+class Device(Protocol):
+    """What is asked of a device."""
+
+    @property
+    def platform(self) -> str: ...
+
+    def memory_stats(self) -> dict[str, int] | None: ...
 
 
 class TooLarge(MemoryError):
@@ -64,7 +78,7 @@ def exhausted(error: BaseException) -> bool:
     return ran_out or isinstance(error, MemoryError)
 
 
-def predicted(share: Share, arguments: Any, state: Any) -> int:
+def predicted(share: Share, arguments: PyTree, state: State) -> int:
     """Bytes a device needs, from the shapes of the batched arguments and of the state (``loop.State``)."""
     cell = (_bytes(arguments) + 2 * _bytes(state)) / share.batch
     block = (_bytes(arguments) + _bytes(state.run)) / share.batch
@@ -72,7 +86,7 @@ def predicted(share: Share, arguments: Any, state: Any) -> int:
     return math.ceil(here * cell + min(here, share.block) * block * _TEMPORARY)
 
 
-def accounted(compiled: Any) -> int:
+def accounted(compiled: jax.stages.Compiled) -> int:
     """Bytes a device needs, as XLA's account of a compiled program has it; 0 where there is none."""
     analysis = compiled.memory_analysis()
     if analysis is None:
@@ -81,7 +95,7 @@ def accounted(compiled: Any) -> int:
     return int(held + analysis.temp_size_in_bytes)
 
 
-def check_sizes(share: Share, arguments: Any, state: Any, device: Any) -> None:
+def check_sizes(share: Share, arguments: PyTree, state: State, device: Device) -> None:
     """Raises :class:`TooLarge` where the prediction passes the device's :func:`limit`."""
     given = limit(device)
     needed = predicted(share, arguments, state)
@@ -92,14 +106,14 @@ def check_sizes(share: Share, arguments: Any, state: Any, device: Any) -> None:
         raise TooLarge(needed, given, fits)
 
 
-def check_program(share: Share, compiled: Any, device: Any) -> None:
+def check_program(share: Share, compiled: jax.stages.Compiled, device: Device) -> None:
     """Raises :class:`TooLarge` where the program's own account passes the device's :func:`limit`."""
     given, needed = limit(device), accounted(compiled)
     if needed > given and share.batch > 1:
         raise TooLarge(needed, given, share.batch // 2)
 
 
-def limit(device: Any) -> int:
+def limit(device: Device) -> int:
     """Bytes of a device that a batch may take: of its own memory, or of a core's part of the machine's."""
     if device.platform != "cpu":
         said = device.memory_stats() or {}
@@ -119,9 +133,9 @@ def _machine() -> int:
         return there
 
 
-def _bytes(tree: Any) -> int:
+def _bytes(tree: PyTree) -> int:
     return sum(math.prod(leaf.shape) * _width(leaf.dtype) for leaf in jax.tree.leaves(tree))
 
 
-def _width(dtype: Any) -> int:
+def _width(dtype: np.dtype) -> int:
     return dtype.itemsize

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from dlnjax import optim, stiefel
-from dlnjax._types import Params
+from dlnjax._types import Number, Params, Retraction, Scales
 from dlnjax.sweep.compute import problems
 from dlnjax.sweep.compute.backend import Steps
 from dlnjax.sweep.config import registry, user_functions
+from dlnjax.sweep.config.cell import Cell
+from dlnjax.sweep.plan import Program
 
-RETRACTIONS: Mapping[str, Any] = {
+RETRACTIONS: Mapping[str, Retraction] = {
     "polar": stiefel.retract_polar,
     "qr": stiefel.retract_qr,
     "cayley": stiefel.retract_cayley,
@@ -25,7 +26,9 @@ RETRACTIONS: Mapping[str, Any] = {
 _OPTIMIZER = "a function (step_size, scales) -> optax transformation"
 
 
-def recipe(said: Any, steps: Steps, scales: Any, constrained: Any) -> optax.GradientTransformation:
+def recipe(
+    said: Cell | Program, steps: Steps, scales: Scales, constrained: Sequence[bool] | None
+) -> optax.GradientTransformation:
     """The transformation of the table ``registry.OPTIMIZERS``.
 
     Args:
@@ -43,7 +46,9 @@ def recipe(said: Any, steps: Steps, scales: Any, constrained: Any) -> optax.Grad
     return registry.OPTIMIZERS[said.optimizer].make(optim, optax, given)
 
 
-def checked(part: user_functions.UserFunction, params: Params, size: Any, scales: Any) -> Any:
+def checked(
+    part: user_functions.UserFunction, params: Params, size: Number, scales: Scales
+) -> optax.GradientTransformation:
     """A user's transformation, tried once on the layers."""
     transformation = user_functions.call("optimizer", part, _OPTIMIZER, size, scales)
     if not (

@@ -12,9 +12,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from dlnjax import layerwise, reduced, train
 from dlnjax._linalg import matmul
+from dlnjax._types import Count
+from dlnjax.problem import Quadratic
 from dlnjax.sweep.compute import accuracy, optimizers, two_layer
 from dlnjax.sweep.compute.backend import EngineMaker, Instances, Steps
 from dlnjax.sweep.compute.loop import Ended
@@ -32,7 +35,7 @@ class TwoLayerBackend:
     def draw(self, session: Session, sweep: Sweep, cells: Sequence[Cell], shard: Shard) -> Instances:
         return two_layer.draw(session, sweep, cells, shard.batch)
 
-    def shapes(self, session: Session, sweep: Sweep, shard: Shard) -> tuple[bool, tuple[Any, ...]]:
+    def shapes(self, session: Session, sweep: Sweep, shard: Shard) -> tuple[bool, tuple[PyTree, ...]]:
         return two_layer.shapes(session, sweep, shard.cells[0], shard.batch)
 
     def drawing(self, session: Session, sweep: Sweep, shard: Shard) -> Callable[[], object]:
@@ -67,7 +70,13 @@ class Reduced(TwoLayerBackend):
 
 
 def _layers(
-    program: Program, max_depth: int, problem: Any, start: TwoLayer, key: jax.Array, steps: Steps, depth: Any
+    program: Program,
+    max_depth: int,
+    problem: Quadratic,
+    start: TwoLayer,
+    key: jax.Array,
+    steps: Steps,
+    depth: Count,
 ) -> train.Engine:
     """One cell, layer by layer: by the optax transformation itself, or the one pass that equals it."""
     network = reduced.Reduced(start.first, start.frame, depth)
@@ -78,7 +87,7 @@ def _layers(
         optimizer = optimizers.recipe(program, steps, tuple(steps.scales), None)
         engine = train.prepare(params, problem, optimizer, depth=depth)
 
-    def finish(carry: Any) -> TwoLayer:
+    def finish(carry: PyTree) -> TwoLayer:
         params = engine.finish(carry)
         return TwoLayer(params[0], reduced.frame(params, depth))
 
@@ -86,24 +95,32 @@ def _layers(
 
 
 def _reduced(
-    program: Program, max_depth: int, problem: Any, start: TwoLayer, key: jax.Array, steps: Steps, depth: Any
+    program: Program,
+    max_depth: int,
+    problem: Quadratic,
+    start: TwoLayer,
+    key: jax.Array,
+    steps: Steps,
+    depth: Count,
 ) -> train.Engine:
     """One cell by the exact reduction; the middle layers, and so ``key``, do not matter."""
     network = reduced.Reduced(start.first, start.frame, depth)
     momentum = steps.momentum if registry.optimizer(program.optimizer).momentum else None
     engine = reduced.prepare(network, problem, step_size=steps.size, scales=steps.scales, momentum=momentum)
 
-    def finish(carry: Any) -> TwoLayer:
+    def finish(carry: PyTree) -> TwoLayer:
         ended = engine.finish(carry)
         return TwoLayer(ended.first, ended.frame)
 
     return _in_two_layers(engine, problem, finish)
 
 
-def _in_two_layers(engine: train.Engine, problem: Any, finish: Callable[[Any], TwoLayer]) -> train.Engine:
+def _in_two_layers(
+    engine: train.Engine, problem: Quadratic, finish: Callable[[PyTree], TwoLayer]
+) -> train.Engine:
     """The engine with its end in two-layer form, and what the product shows at every record."""
 
-    def product(carry: Any) -> jax.Array:
+    def product(carry: PyTree) -> jax.Array:
         ended = finish(carry)
         return matmul(ended.frame, ended.first)
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from dlnjax import network, problem, stiefel
 from dlnjax._linalg import frobenius, matmul, transpose
-from dlnjax._types import Count, Params
+from dlnjax._types import Count, Params, Problem
 from dlnjax.losses import MatrixSensing, RidgeLogistic, WeightedSquare
 from dlnjax.problem import Quadratic, Samples
 from dlnjax.sweep.compute import layers, two_layer
@@ -44,8 +45,8 @@ class Drawn(NamedTuple):
       curvature: ``(B, 2)`` extreme curvatures of the loss on products, None where they are not known.
     """
 
-    shared: dict[str, Any]
-    each: dict[str, Any]
+    shared: dict[str, PyTree]
+    each: dict[str, PyTree]
     solved: list[np.ndarray] | None
     norm: np.ndarray
     unit: np.ndarray
@@ -73,7 +74,7 @@ def draw(
     dtype = jnp.dtype(cell.precision)
     frames = layers.haar(keys, form.dims)
 
-    def solve(target: Any) -> list[np.ndarray]:
+    def solve(target: jax.Array | np.ndarray) -> list[np.ndarray]:
         several = np.broadcast_to(np.asarray(target, np.float64), (batch, *target.shape[-2:]))
         return layers.solution(several, frames, form.free)
 
@@ -242,8 +243,8 @@ class OwnLoss:
 
 
 def build(
-    sweep: Sweep, cell: Cell, arrays: dict[str, Any], key: jax.Array, params: Params
-) -> tuple[Any, Any]:
+    sweep: Sweep, cell: Cell, arrays: dict[str, PyTree], key: jax.Array, params: Params
+) -> tuple[Problem, Problem]:
     """The problem that training steps on, and the one it is measured by (all samples, where steps take some)."""
     if sweep.problem.kind == "own":
         problem = _own_problem(sweep.functions[sweep.problem.function or ""], key, params)
@@ -252,7 +253,7 @@ def build(
         problem = OwnLoss(sweep.functions[cell.loss], arrays["target"])
         return problem, problem
     if "loss" in arrays or "square" in arrays:
-        problem = arrays.get("loss", arrays.get("square"))
+        problem = arrays["loss" if "loss" in arrays else "square"]
         return problem, problem
     phi = activation(sweep, cell)
     whole = Regression(Samples(arrays["x"], arrays["y"], None, phi), arrays["reference"])
@@ -283,7 +284,7 @@ def _checked(part: user_functions.UserFunction) -> Callable:
     return phi
 
 
-def _own_problem(part: user_functions.UserFunction, key: jax.Array, params: Params) -> Any:
+def _own_problem(part: user_functions.UserFunction, key: jax.Array, params: Params) -> Problem:
     """A user's problem, called once to see what it gives."""
     problem = (
         part.value
@@ -310,7 +311,7 @@ def _own_problem(part: user_functions.UserFunction, key: jax.Array, params: Para
     return problem
 
 
-def like(role: str, part: user_functions.UserFunction, got: Any, params: Params, what: str) -> None:
+def like(role: str, part: user_functions.UserFunction, got: PyTree, params: Params, what: str) -> None:
     """Refuses a tree that has not the layers' structure, shapes and dtypes."""
     wanted = f"{what} like the layers: " + ", ".join(f"{w.dtype}{list(w.shape)}" for w in params)
     if jax.tree.structure(got) != jax.tree.structure(params):
@@ -322,12 +323,12 @@ def like(role: str, part: user_functions.UserFunction, got: Any, params: Params,
             raise user_functions.refuse(role, part, f"{what} with {_seen(a)} for leaf {i}", wanted)
 
 
-def _number(role: str, part: user_functions.UserFunction, got: Any, wanted: str) -> jax.Array:
+def _number(role: str, part: user_functions.UserFunction, got: PyTree, wanted: str) -> jax.Array:
     if getattr(got, "shape", None) != () or not jnp.issubdtype(got.dtype, jnp.floating):
         raise user_functions.refuse(role, part, _seen(got), wanted)
     return got
 
 
-def _seen(got: Any) -> str:
+def _seen(got: PyTree) -> str:
     """What a result is, in a few words."""
     return f"{got.dtype} of shape {tuple(got.shape)}" if hasattr(got, "dtype") else f"a {type(got).__name__}"

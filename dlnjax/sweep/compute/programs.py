@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from dlnjax.reduced import LayerScales
 from dlnjax.sweep.compute import batching, loop, memory
@@ -27,14 +28,14 @@ from dlnjax.sweep.config.sweep import Sweep
 from dlnjax.sweep.plan import Shard
 
 
-def precision(sweep: Sweep) -> AbstractContextManager[Any]:
+def precision(sweep: Sweep) -> AbstractContextManager[object]:
     """The sweep's precision in this thread, whatever the caller's JAX is set to."""
     return jax.enable_x64(sweep.precision == "float64")
 
 
 def ready(
     session: Session, sweep: Sweep, shard: Shard, instances: Instances, settings: Settings
-) -> tuple[Compiled, tuple[Any, ...]]:
+) -> tuple[Compiled, tuple[PyTree, ...]]:
     """The compiled program of a shard, and its arguments on the devices."""
     dtype = jnp.dtype(shard.program.precision)
     padding = shard.batch - len(shard.cells)
@@ -73,10 +74,10 @@ def jobs(session: Session, sweep: Sweep, shard: Shard) -> tuple[Job, Job]:
     return Job(("draw", *name), draw), Job(("train", *name), train)
 
 
-def reordered(compiled: Compiled, arguments: tuple[Any, ...], order: np.ndarray) -> tuple[Any, ...]:
+def reordered(compiled: Compiled, arguments: tuple[PyTree, ...], order: np.ndarray) -> tuple[PyTree, ...]:
     """The arguments with the cells in another order, moved by way of the host: no program compiles for it."""
 
-    def moved(a: jax.Array) -> Any:
+    def moved(a: jax.Array) -> np.ndarray | jax.Array:
         if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             return np.asarray(a)[order]
         numbers: Any = np.asarray(jax.random.key_data(a))[order]
@@ -90,7 +91,7 @@ def reordered(compiled: Compiled, arguments: tuple[Any, ...], order: np.ndarray)
 
 
 def _compiled(
-    session: Session, sweep: Sweep, shard: Shard, shared: bool, arguments: tuple[Any, ...]
+    session: Session, sweep: Sweep, shard: Shard, shared: bool, arguments: tuple[PyTree, ...]
 ) -> Compiled:
     """The program, compiled once; of ``arguments`` only the shapes matter."""
     mesh = batching.mesh(shard.batch)
@@ -113,7 +114,7 @@ def compile_training(
     record: tuple[int, loop.Goal],
     form: tuple[bool, int],
     mesh: Mesh,
-    arguments: tuple[Any, ...],
+    arguments: tuple[PyTree, ...],
 ) -> Compiled:
     """``loop.program`` over a batch: blocks of cells within a device, shard_map over devices.
 
@@ -145,7 +146,7 @@ def compile_training(
     share = memory.Share(arguments[2].shape[0], mesh.size, batching.cells(width))
     batched_arguments = [a for a, axis in zip(arguments, axes, strict=True) if axis == 0]
     memory.check_sizes(share, batched_arguments, shapes, device)
-    batched: Callable[..., Any] = batching.blocked(cell, (*axes, 0, None, None, None), width)
+    batched: Callable[..., PyTree] = batching.blocked(cell, (*axes, 0, None, None, None), width)
     # check_vma is off: loop carries that start as constants would need a cast each
     mapped = jax.shard_map(
         batched, mesh=mesh, in_specs=(*specs, split, whole, whole, whole), out_specs=split, check_vma=False

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax
 from jax.sharding import NamedSharding
 
 from dlnjax.sweep.compute.compilation import Compiler
@@ -17,7 +18,7 @@ from dlnjax.sweep.compute.memory import BatchSizes
 class Compiled(NamedTuple):
     """A program ready to run, where its arguments and its state live, and what the state looks like."""
 
-    call: Any
+    call: jax.stages.Compiled
     places: tuple[NamedSharding, ...]
     sharding: NamedSharding
     blank: State
@@ -38,8 +39,8 @@ class Session:
         self.compiler: Compiler = Compiler()
         self.batches: BatchSizes = BatchSizes()
         self.training: dict[Hashable, Compiled] = {}
-        self.traced: dict[Hashable, Any] = {}
-        self.drawing: dict[Hashable, Any] = {}
+        self.traced: dict[Hashable, jax.stages.Traced] = {}
+        self.drawing: dict[Hashable, jax.stages.Compiled] = {}
         self.tracing: threading.Lock = threading.Lock()
 
 

@@ -68,7 +68,9 @@ def resolve(sweep: Sweep, cells: Sequence[Cell], instances: Instances) -> Settin
     predicted = at_step(units, sizes, momenta)
     # gradient descent on a plain network takes about as long as Riemannian gradient descent with the same step
     has_length = applies(cells[0]) or not sweep.is_general(cells[0])
-    steps = _num_steps(sweep, cells[0], predicted.factor) if has_length else sweep.record.max_steps
+    steps = (
+        _num_steps(sweep, cells[0], np.asarray(predicted.factor)) if has_length else sweep.record.max_steps
+    )
     records = sweep.record.records
     interval = max(1, min(math.ceil(steps / records), sweep.record.max_steps // records))
     return Settings(sizes, scales, momenta, predicted, interval)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
+from jaxtyping import PyTree
 
 from dlnjax import initial, problem, stiefel
 from dlnjax._linalg import matmul, transpose
@@ -135,7 +136,7 @@ def _dense(problem: Quadratic) -> Quadratic:
     return replace(problem, covariance=np.diag(problem.covariance), root=np.diag(problem.root))
 
 
-def shapes(session: Session, sweep: Sweep, lead: Cell, batch: int) -> tuple[bool, tuple[Any, ...]]:
+def shapes(session: Session, sweep: Sweep, lead: Cell, batch: int) -> tuple[bool, tuple[PyTree, ...]]:
     """As of ``draw``'s result: ``shared``, and the shapes of problem, start and keys.
 
     A data set is to be known already (:func:`is_shared`).
@@ -156,7 +157,7 @@ def _from_config(sweep: Sweep, lead: Cell) -> tuple[Quadratic, TwoLayer, int, fl
     return from_data(sweep.problem, lead.data, lead.width, lead.precision)
 
 
-def program(session: Session, sweep: Sweep, lead: Cell, batch: int) -> Any:
+def program(session: Session, sweep: Sweep, lead: Cell, batch: int) -> jax.stages.Compiled:
     """The compiled drawing of ``batch`` cells like ``lead``: one program, which can be made ahead of its use."""
     key = _key(sweep, lead, batch)
     if key not in session.drawing:
