@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+#: Any nesting of containers with arrays as leaves; jaxtyping's own name is unknown to type checkers.
+PyTree: TypeAlias = Any
 #: One layer ``(d_i, d_{i-1})`` or a run of k equal square layers ``(k, d, d)``.
 Layer = Float[Array, "..."]
 #: The layers of a network, ``W_1`` first.

@@ -119,7 +119,7 @@ def measured(kind: Kind, draws: int = DRAWS) -> Row:
     return Row(kind, draws, len(widths), covered, float(np.median(widths)) if widths else np.nan)
 
 
-def lines(rows: list[Row]) -> Iterator[list]:
+def lines(rows: list[Row]) -> Iterator[list[object]]:
     """The table's lines, the header first."""
     yield [*Kind._fields, *Row._fields[1:]]
     for row in rows:

@@ -25,7 +25,8 @@ from dlnjax.sweep.compute.devices import cores, prepare
 if TYPE_CHECKING:
     import jax
     import optax
-    from jaxtyping import PyTree
+
+    from dlnjax._types import PyTree
 
 Advance = Callable[[int], np.ndarray]
 Factory = Callable[..., Advance]

@@ -19,11 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import PyTree
 from matplotlib.figure import Figure
 
 from dlnjax import initial, network, optim, problem, scales
-from dlnjax._types import Params, Scales
+from dlnjax._types import Params, PyTree, Scales
 from dlnjax.analysis import style
 from dlnjax.theory import closed, rates
 

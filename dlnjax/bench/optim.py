@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import PyTree
 
 from dlnjax import optim, stiefel
+from dlnjax._types import PyTree
 from dlnjax.bench import _peers as peers
 from dlnjax.bench._conclusion import Target, conclude, machine
 from dlnjax.sweep.compute import devices
@@ -245,7 +245,7 @@ def run(*, rounds: int, seconds: float, steps: int) -> dict[str, Any]:
     }
 
 
-def _large_targets(shape: str, seconds_per_step: dict[str, float]) -> list[dict[str, Any]]:
+def _large_targets(shape: str, seconds_per_step: dict[str, float]) -> list[Target]:
     """One target a recipe whose peer is there."""
     column = [f"{n}x{p}" for n, p in LARGE].index(shape)
     return [

@@ -44,14 +44,13 @@ def drift(gradients: Params, step_size: Number) -> tuple[Array, ...]:
     """What a step adds to each ``D_j``, exactly: ``eta^2 (g_{j+1}^T g_{j+1} - g_j g_j^T)`` [derived].
 
     Args:
-      gradients: the layer gradients at the step's start.
-      step_size: ``eta >= 0``.
+      gradients: the layer gradients at the step's start. step_size: ``eta >= 0``.
 
     Raises:
       ValueError: a negative or infinite step (unless traced).
 
     >>> import numpy as np, dlnjax.theory.descent as d
-    >>> round(float(d.drift((2 * np.eye(1), 3 * np.eye(1)), 0.1)[0][0, 0]), 6)  # 0.1^2 (3^2 - 2^2)
+    >>> round(d.drift((2 * np.eye(1), 3 * np.eye(1)), 0.1)[0].item(), 6)  # 0.1^2 (3^2 - 2^2)
     0.05
     """
     _check_step(step_size)

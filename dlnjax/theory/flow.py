@@ -17,12 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import PyTree
 from numpy.typing import ArrayLike
 
 from dlnjax import network
 from dlnjax._linalg import matmul, transpose
-from dlnjax._types import Number, Params
+from dlnjax._types import Number, Params, PyTree
 from dlnjax.problem import Quadratic
 
 #: Singular values below this fraction of the largest count as zero; power 0 is the identity.

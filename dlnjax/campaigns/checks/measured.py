@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
 from dlnjax import network, optim, problem, stiefel
 from dlnjax._linalg import matmul
-from dlnjax._types import Params, Rate
+from dlnjax._types import Params, PyTree, Rate
 from dlnjax.campaigns.checks import draw
 from dlnjax.campaigns.checks.finding import Details, Finding, Row, history, row
 from dlnjax.theory import hessian, rates

@@ -6,6 +6,7 @@ Inside the bounds nothing may contradict them; outside, how often something does
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from itertools import combinations
 from typing import Any
 
@@ -45,7 +46,7 @@ _STABLE = [
 #: vector of the whole a layer moves the code by its threshold at most, so noise must not be too small for them.
 _LAYERS, _NOISE = 6000, (1e-3, 1e-1)
 
-draw = jax.jit(sparse.random, static_argnums=(1, 2, 3), static_argnames=("blocks",))
+draw: Callable[..., jax.Array] = jax.jit(sparse.random, static_argnums=(1, 2, 3), static_argnames=("blocks",))
 Chain = list[sparse.Dictionary]
 
 

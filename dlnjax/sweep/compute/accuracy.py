@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
 
 from dlnjax import train
 from dlnjax._linalg import matmul
-from dlnjax._types import Problem
+from dlnjax._types import Problem, PyTree
 from dlnjax.problem import Quadratic
 
 

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
 
 from dlnjax import train
-from dlnjax._types import Rate
+from dlnjax._types import PyTree, Rate
 from dlnjax.reduced import LayerScales
 from dlnjax.sweep.compute.loop import Ended
 from dlnjax.sweep.compute.session import Session

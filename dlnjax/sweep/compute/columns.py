@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import PyTree
 
 from dlnjax import train
-from dlnjax._types import Rate, Status, Trace
+from dlnjax._types import PyTree, Rate, Status, Trace
 from dlnjax.sweep.compute.backend import Instances
 from dlnjax.sweep.compute.step_rules import NO_RATE, Settings, applies, at_step, cell_scales
 from dlnjax.sweep.config.cell import Cell

@@ -13,9 +13,8 @@ from typing import Any, TypedDict
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
 
-from dlnjax._types import Number, Rate
+from dlnjax._types import Number, PyTree, Rate
 from dlnjax.problem import Quadratic
 from dlnjax.reduced import LayerScales
 from dlnjax.sweep.compute import layers

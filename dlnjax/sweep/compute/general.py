@@ -13,10 +13,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
 from dlnjax import network, train
-from dlnjax._types import Count, Params, Rate
+from dlnjax._types import Count, Params, PyTree, Rate
 from dlnjax.reduced import LayerScales
 from dlnjax.sweep.compute import accuracy, forecast, layers, optimizers, problems, two_layer
 from dlnjax.sweep.compute.backend import EngineMaker, Instances, Steps

@@ -20,10 +20,9 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
 from dlnjax import train
-from dlnjax._types import Count, Status, Trace
+from dlnjax._types import Count, PyTree, Status, Trace
 from dlnjax.sweep.compute import batching
 from dlnjax.sweep.store.checkpoints import Checkpoint
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+
+from dlnjax._types import PyTree
 
 if TYPE_CHECKING:
     from dlnjax.sweep.compute.loop import State

@@ -12,11 +12,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
 
 from dlnjax import layerwise, reduced, train
 from dlnjax._linalg import matmul
-from dlnjax._types import Count
+from dlnjax._types import Count, PyTree
 from dlnjax.problem import Quadratic
 from dlnjax.sweep.compute import accuracy, optimizers, two_layer
 from dlnjax.sweep.compute.backend import EngineMaker, Instances, Steps

@@ -14,11 +14,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
 from dlnjax import network, problem, stiefel
 from dlnjax._linalg import frobenius, matmul, transpose
-from dlnjax._types import Count, Params, Problem
+from dlnjax._types import Count, Params, Problem, PyTree
 from dlnjax.losses import MatrixSensing, RidgeLogistic, WeightedSquare
 from dlnjax.problem import Quadratic, Samples
 from dlnjax.sweep.compute import layers, two_layer

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
 
+from dlnjax._types import PyTree
 from dlnjax.reduced import LayerScales
 from dlnjax.sweep.compute import batching, loop, memory
 from dlnjax.sweep.compute.backend import EngineMaker, Instances, Steps

@@ -16,11 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
-from jaxtyping import PyTree
 
 from dlnjax import initial, problem, stiefel
 from dlnjax._linalg import matmul, transpose
-from dlnjax._types import Rate
+from dlnjax._types import PyTree, Rate
 from dlnjax.problem import Quadratic
 from dlnjax.reduced import LayerScales
 from dlnjax.sweep.compute import accuracy, batching, compilation

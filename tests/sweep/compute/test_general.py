@@ -189,7 +189,9 @@ def test_forecasts_agree_with_automatic_differentiation():
     ours, theirs = hessian.predict_product(net, loss, **given), hessian.predict_hessian(net, loss, **given)
     assert ours.factor == pytest.approx(theirs.factor, abs=1e-12)
     x = jnp.asarray(layers.normal(keys, [(3, 7)])[0][0])
-    given["zero"] = 1e-10  # as the sweep counts: one direction is lifted to 2e-15 here, and refused without it
+    given["zero"] = (
+        1e-10  # as the sweep counts: one direction is lifted to 2e-15 here, and refused without it
+    )
     ours = hessian.predict_network(net, x, jnp.tanh, **given)
     theirs = hessian.predict_outputs(net, lambda w: network.forward(w, x, jnp.tanh), **given)
     assert ours.eigenvalue_min == pytest.approx(theirs.eigenvalue_min, rel=1e-9)
