@@ -66,6 +66,7 @@ def minimise(
     rotations = [np.array(np.broadcast_to(r, weight.shape + r.shape[-2:])) for r in rotations]
     size = np.sum(np.square(layers[0]), axis=(-2, -1)) + np.sum(np.square(goal[0]), axis=(-2, -1))
     size = size + weight * sum(2.0 * min(w.shape[-2:]) for w in layers[1:])
+    # ten rounding units of the terms, squared; a distance is known to its root times the floor's
     floor = np.broadcast_to(100 * _EPS**2 * size, weight.shape)
     widest = max((r.shape[-1] for r in rotations), default=1)
     if widest * (widest - 1) // 2 > LARGEST:
@@ -95,7 +96,7 @@ def _alternate(layers, goal, weight, rotations: Layers, tolerance, floor, sweeps
             rotations[i] = _host.polar((w * mine if i > 0 else mine) + w * (after @ layers[i + 1]))
         now = distance(layers, goal, weight, rotations)
         gain, value = value - now, now
-        converged = gain * len(layers) ** 2 <= tolerance * value + floor
+        converged = gain * len(layers) ** 2 <= tolerance * value + floor + np.sqrt(floor * value)
         if np.all(converged):
             break
     return Found(value, rotations, converged)
@@ -111,7 +112,7 @@ def _newton(layers, goal, weight, rotations: Layers, tolerance, floor, max_steps
     for _ in range(max_steps):
         slopes, diagonal, border = _second_order(layers, turned(goal, rotations), weight)
         step, gain, positive = _solve(slopes, diagonal, border, damping + 1e-13 * scale, 16 * _EPS * scale)
-        small = gain <= tolerance * value + floor
+        small = gain <= tolerance * value + floor + np.sqrt(floor * value)
         converged = converged | (positive & small & (damping <= 1e-8 * scale))
         if np.all(converged):
             break
