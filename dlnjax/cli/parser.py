@@ -72,6 +72,7 @@ _BENCH = """benchmarks:
   cells    whole sweeps: programs, time outside the devices, a million cells
   methods  evaluations that each kind of optimizer needs on the reference case
   optim    time per optimizer step, and drift over 100 000 steps
+  sparse   sparse codes by a network, against its bare convolutions and other coders
   sweep    time per step and network of the training engines
 
 Other packages take part where the extra bench is installed. dlnjax bench NAME --help says what NAME takes."""

@@ -77,7 +77,7 @@ def test_wrong_command_lines(argv, told):
 
 def test_benchmarks_are_what_can_be_run():
     """No module that only serves others, and every name has an entry of its own."""
-    assert benchmarks.names() == ["cells", "methods", "optim", "sweep"]
+    assert benchmarks.names() == ["cells", "methods", "optim", "sparse", "sweep"]
     folder = Path(commands.__file__).parents[1] / "bench"
     assert all("\ndef main(" in (folder / f"{name}.py").read_text() for name in benchmarks.names())
 
@@ -383,7 +383,8 @@ def test_verify_and_status(tmp_path, monkeypatch, damage, code):
     verdict = SimpleNamespace(sound=not damage, lines=lambda: ["head", *damage])
     monkeypatch.setattr("dlnjax.sweep.store.verify.verify", lambda out: verdict)
     assert call("verify", tmp_path) == (code, "\n  ".join([f"{tmp_path}: head", *damage]) + "\n", "")
-    state = SimpleNamespace(failed={"abc": "why"} if damage else {}, by_status={}, lines=lambda: ["head"])
+    failed = {"abc": "why"} if damage else {}
+    state = SimpleNamespace(failed=failed, damage=[], by_status={}, lines=lambda: ["head"])
     monkeypatch.setattr("dlnjax.sweep.store.verify.status", lambda out: state)
     assert call("status", tmp_path) == (code, f"{tmp_path}: head\n", "")
 
