@@ -136,11 +136,11 @@ def regression(x: jax.Array, y: jax.Array, *, rank_tolerance: float | None = Non
       x: ``(d_0, n)`` inputs, one a column.
       y: ``(d_N, n)`` outputs.
       rank_tolerance: singular values of x up to this fraction of the largest count as zero. None: those of rounding, 16
-        units; where others lie below 128 units it cannot be told, and x is refused.
+        units; where others lie below 128 units the rank is uncertain, and x is refused.
 
     Raises:
-      ValueError: shapes that do not fit, no data; numbers that are not finite or whose square is out of range; an x of
-        which it cannot be told what rank it has. Traced arrays are not checked.
+      ValueError: shapes that do not fit, no data; numbers that are not finite or whose square is out of range; an x
+        whose rank is uncertain. Traced arrays are not checked.
 
     Example:
       >>> import jax.numpy as jnp
@@ -210,7 +210,7 @@ def principal(
 
 #: Singular values of x above this fraction of the largest span whitened and principal coordinates.
 WHITENED = 1e-10
-#: Rounding units of the largest singular value: up to the first it is rounding, up to the second it cannot be told.
+#: Rounding units of the largest singular value: up to the first it is rounding, up to the second the rank is uncertain.
 ROUNDING, AMBIGUOUS = 16, 128
 
 

@@ -68,7 +68,7 @@ class _Projection(NamedTuple):
 def slowest_of(window: Window, most: int) -> list[Slowest]:
     """The slowest mode by fits of 1 to ``most`` modes, each begun from the one before, until one more hardly helps.
 
-    Fits whose parameters cannot be told apart are left out.
+    Fits whose parameters are not identifiable are left out.
     """
     rates, estimates, left = np.array([_mean_rate(window)]), [], np.inf
     for count in range(1, most + 1):
@@ -140,7 +140,7 @@ def _improved(window: Window, rates: Vector) -> Vector:
 
 
 def _assessed(window: Window, rates: Vector) -> Slowest | None:
-    """The fit's word on the slowest mode; None where its parameters cannot be told apart."""
+    """The fit's estimate of the slowest mode; None where its parameters are not identifiable."""
     now, count = _projected(window, rates), len(rates)
     slopes = np.concatenate([now.modes, -window.time[:, None] * now.modes * now.amplitudes], axis=1)
     sizes = np.linalg.norm(slopes, axis=0)

@@ -8,7 +8,7 @@ With ``V_i = R_i^T W_i^* R_{i-1}`` the weighted distance is, up to a constant, m
 
 which couples neighbours only: its Hessian is block tridiagonal, and one elimination along the chain solves for all
 rotations together. Alternating over single rotations instead diffuses along the chain: it needs about the square of
-the depth in sweeps, and its last steps are too small to be told from convergence. Over a leading batch axis, float64.
+the depth in sweeps, and its last steps are too small to distinguish from convergence. Batched, float64.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ else. What follows from the cells as drawn (step sizes, lengths, columns) is the
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -36,7 +37,7 @@ EngineMaker = Callable[..., train.Engine]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Instances:
+class Instances(ABC):
     """The cells of a shard as drawn. B is the batch, filled up with the last cell; n of them are the shard's own.
 
     Attributes:
@@ -64,6 +65,7 @@ class Instances:
     unique: bool = False
     common: bool = False
 
+    @abstractmethod
     def unit_rate(self, i: int, scales: LayerScales, ended: PyTree = None) -> Rate | None:
         """The rate of Riemannian gradient descent at ``mu = 1`` that theory predicts for cell i, None without one.
 
@@ -72,7 +74,6 @@ class Instances:
           scales: its multipliers, plain numbers.
           ended: ``Ended.result``: predict at what training reached; None: at the solution drawn.
         """
-        raise NotImplementedError
 
     def start_distance(self) -> np.ndarray | None:
         """``(n,)`` a bound of the gauge-invariant distance of start and solution, None where there is none."""

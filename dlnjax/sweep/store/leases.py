@@ -128,7 +128,7 @@ class Runner:
         return now - since < self.lease
 
     def alone(self) -> bool:
-        """Whether no other runner lives on the folder, as far as can be told at once."""
+        """Whether no other runner lives on the folder, as far as can be seen at once."""
         return not any(self.alive(other) for other in self._others())
 
     def drop(self, done: set[str]) -> None:

@@ -38,7 +38,7 @@ def read(out: Path | str, columns: Sequence[str] | None = None) -> pa.Table:
     content = manifest.load(out)
     names = sorted(shards.done(out))
     if not names:
-        config = Path(out) / manifest.CONFIG  # a campaign's folder is told apart by load
+        config = Path(out) / manifest.CONFIG  # load recognises a campaign's folder
         there = config if content is not None and config.exists() else None
         why = "no results" if there is None else "no results, only what a repository keeps of them"
         raise FileNotFoundError(f"{out}: {why}; start them with: dlnjax run {there or 'CONFIG'} --out {out}")
