@@ -19,6 +19,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 ).strip()
 
 import jax
+import programs
 import pytest
 
 # Who starts the tests in the background has Ctrl-C ignored, which every command run here would inherit.
@@ -33,8 +34,14 @@ jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / "
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+@pytest.fixture(autouse=True)
+def _few_programs():
+    yield
+    programs.forget_if_many()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _bounded_memory():
     """Programs compiled by one module are of no use to the next."""
     yield
-    jax.clear_caches()
+    programs.forget()
