@@ -28,9 +28,14 @@ def _check(dims: Sequence[int]) -> None:
         )
 
 
-def _check_size(name: str, size: float | jax.Array) -> None:
-    if not isinstance(size, Tracer) and not 0 <= float(size) < float("inf"):
-        raise ValueError(f"{name}={size}; give a finite number >= 0")
+def _check_size(name: str, size: float | jax.Array, dtype: DTypeLike | None) -> None:
+    """Refuses a size with which entries of a layer overflow, or with which those that count become 0."""
+    if isinstance(size, Tracer):
+        return
+    kind = jnp.finfo(jnp.dtype(dtype or float))
+    least, most = float(kind.tiny) / float(kind.eps), float(kind.max) / 16
+    if not (float(size) == 0 or least <= float(size) <= most):
+        raise ValueError(f"{name}={size}; give 0, or a number from {least:.2g} to {most:.2g} for {kind.dtype}")
 
 
 @partial(jax.jit, static_argnames=("sample", "shape", "dtype"))
@@ -63,10 +68,11 @@ def haar(
       dtype: a floating dtype; None is JAX's default.
 
     Raises:
-      ValueError: dims that are none, or a negative scale (as in every function here; traced values are not checked).
+      ValueError: dims that are none, or a scale that is negative or outside the dtype's range (as in every function
+        here; traced values are not checked).
     """
     _check(dims)
-    _check_size("first_scale", first_scale)
+    _check_size("first_scale", first_scale, dtype)
     first, *rest = _draw(key, dims, stiefel.random, dtype)
     return (first_scale * first, *rest)
 
@@ -134,8 +140,7 @@ def perturb(key: jax.Array, params: Params, noise: float | jax.Array) -> Params:
 
     A run ``(k, d, d)`` gets independent noise in every layer.
     """
-
-    _check_size("noise", noise)
+    _check_size("noise", noise, params[0].dtype)
 
     def noisy(i: int, leaf: jax.Array) -> jax.Array:
         return leaf + noise * jax.random.normal(jax.random.fold_in(key, i), leaf.shape, leaf.dtype)
@@ -149,7 +154,7 @@ def gaussian(
 ) -> Params:
     """Independent normal layers, ``W_i`` with variance ``gain^2 / d_{i-1}`` an entry (LeCun scaling at gain 1)."""
     _check(dims)
-    _check_size("gain", gain)
+    _check_size("gain", gain, dtype)
     layers = _draw(key, dims, jax.random.normal, dtype)
     return tuple(gain / layer.shape[1] ** 0.5 * layer for layer in layers)
 
@@ -191,7 +196,7 @@ def balanced(
 ) -> Params:
     """A random balanced start: the factorisation of a Gaussian product with entries of this standard deviation."""
     _check(dims)
-    _check_size("scale", scale)
+    _check_size("scale", scale, dtype)
     product = scale * jax.random.normal(key, (dims[-1], dims[0]), dtype or float)
     return spectral(product, dims)
 
@@ -199,5 +204,5 @@ def balanced(
 def identity(dims: Sequence[int], scale: float = 1.0, dtype: DTypeLike | None = None) -> Params:
     """Every layer ``scale`` times the (rectangular) identity."""
     _check(dims)
-    _check_size("scale", scale)
+    _check_size("scale", scale, dtype)
     return tuple(scale * jnp.eye(dims[i + 1], dims[i], dtype=dtype or float) for i in range(len(dims) - 1))

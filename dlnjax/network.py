@@ -25,6 +25,11 @@ Activation = Callable[[jax.Array], jax.Array]
 Pullback = Callable[[jax.Array], Params]
 
 
+def _arrays(params: Params) -> Params:
+    """Layers as JAX arrays: a loop over a run indexes it by a traced number, which numpy arrays refuse."""
+    return tuple(map(jnp.asarray, params))
+
+
 def _length(leaf: jax.Array) -> int:
     return leaf.shape[0] if leaf.ndim == 3 else 1
 
@@ -144,6 +149,7 @@ def end_to_end(params: Params, depth: Count | None = None) -> jax.Array:
       >>> float(network.end_to_end(layers, depth=4)[0, 0])
       6.0
     """
+    params = _arrays(params)
     widths = dims(params)
     active = _active(params, depth)
     if widths[-1] < widths[0]:
@@ -192,6 +198,7 @@ def vjp(params: Params, depth: Count | None = None) -> tuple[jax.Array, Pullback
       >>> product.item(), [g.item() for g in pullback(jnp.array([[1.0]]))]  # d(w2 w1) = w2, w1
       (6.0, [3.0, 2.0])
     """
+    params = _arrays(params)
     dims(params)
     first, rest, active = params[0], params[1:], _active(params, depth)[1:]
     prefix = jnp.eye(first.shape[0], dtype=first.dtype)
@@ -262,6 +269,7 @@ def layer_gradients(params: Params, gradient: jax.Array, depth: Count | None = N
       >>> first.tolist(), last.tolist()
       ([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]], [[1.0, 1.0]])
     """
+    params, gradient = _arrays(params), jnp.asarray(gradient)
     widths = dims(params)
     if gradient.shape != (widths[-1], widths[0]):
         raise ValueError(
@@ -286,6 +294,7 @@ def forward(params: Params, x: jax.Array, activation: Activation | None = None) 
       >>> [network.forward(params, x, phi).item() for phi in (None, jax.nn.relu)]
       [-2.0, 1.0]
     """
+    params, x = _arrays(params), jnp.asarray(x)
     dims(params)
     phi = activation if activation is not None else (lambda z: z)
     layers = [leaf for leaf in params if leaf.shape[0]]
@@ -312,6 +321,7 @@ def stack(params: Params) -> Params:
       >>> [leaf.shape for leaf in network.stack((jnp.ones((2, 5)), *[jnp.eye(2)] * 3, jnp.ones((1, 2))))]
       [(2, 5), (3, 2, 2), (1, 2)]
     """
+    params = _arrays(params)
     grouped: list[jax.Array] = [params[0]]
     for leaf in params[1:]:
         run = leaf[None] if leaf.ndim == 2 and leaf.shape[0] == leaf.shape[1] else leaf

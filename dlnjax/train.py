@@ -145,7 +145,9 @@ def measure(
     ]
     squares = jnp.stack([jnp.sum(jnp.square(g)) for g in riemannian])
     errors = [
-        jnp.max(stiefel.orthonormality_error(w)) for w, held in zip(params, constrained, strict=True) if held
+        jnp.max(stiefel.orthonormality_error(w), initial=0)  # a run may hold no layer
+        for w, held in zip(params, constrained, strict=True)
+        if held
     ]
     error = jnp.max(jnp.stack(errors)) if errors else jnp.zeros_like(loss)
     return Record(jnp.asarray(step, jnp.int32), loss, distance, jnp.sqrt(jnp.sum(squares)), error)

@@ -191,6 +191,8 @@ def _projected(rows: jax.Array, like: jax.Array, count: jax.Array) -> jax.Array:
         within = chunked.among(jnp.arange(rows.shape[-2], dtype=jnp.int32), 0, count, rows.shape[:-2])
         return jnp.where(within[..., None], stiefel.project(layers).reshape(rows.shape), rows)
 
+    if not rows.shape[-2]:
+        return rows
     if chunked.applies(rows, like):
         return jax.lax.cond(jnp.any(count > 0), at_once, lambda rows: rows, rows)
     return jax.lax.fori_loop(0, jnp.max(count), body, rows)
