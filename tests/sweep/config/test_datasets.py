@@ -59,6 +59,21 @@ def test_targets_are_taken_as_they_are(own):
     np.testing.assert_array_equal(y, X[:, :1].T)
 
 
+@pytest.mark.parametrize("mean", [0.0, 1e4, 1e7, 1e12])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_features_that_rounding_takes_away(own, mean, precision):
+    """Time stamps in float32: the samples would all be alike, and every number of the study about other data."""
+    x = mean + np.random.default_rng(0).normal(size=(50, 3))
+    path = own(x=x, y=x[:, :1])
+    kept = np.ptp(x.astype(precision).astype(float) - x) < 0.02
+    if kept:
+        assert loading.load(path, [f"precision={precision}"]).problem.digest
+        return
+    (line,) = lines(loading.load, path, [f"precision={precision}"])
+    assert "centre the features" in line
+    assert f"mean {mean:.6g}" in line
+
+
 def test_numbers_name_the_data_not_the_path(tmp_path, own):
     first = loading.load(own(x=X, y=Y))
     second = loading.load(own(x=X.astype(int), y=Y.astype(str)))  # one-hot in the same order
