@@ -71,15 +71,22 @@ def _judged(lead: Cell, trace: Trace) -> Trace:
 def _rates_reached(
     cells: Sequence[Cell], instances: Instances, settings: Settings, result: PyTree, status: np.ndarray
 ) -> Rate | None:
-    """The rates at the solutions reached; where every solution has the same, those predicted before."""
+    """The rates at the solutions reached; where every solution has the same, those predicted before.
+
+    A run that diverged keeps the prediction at the solution it headed for: its stability threshold is wanted there.
+    """
     if not applies(cells[0]):
         return None
     if instances.unique:
         return settings.predicted
     columns = [np.array(column) for column in settings.predicted]
     rates = Rate(*columns)
-    for i in np.flatnonzero((status == Status.CONVERGED) & ~np.isnan(rates.factor)).tolist():
-        unit = instances.unit_rate(i, cell_scales(settings.scales, i), result) or NO_RATE
+    for i in np.flatnonzero((status != Status.DIVERGED) & ~np.isnan(rates.factor)).tolist():
+        try:
+            unit = instances.unit_rate(i, cell_scales(settings.scales, i), result) or NO_RATE
+        except ValueError:  # the run ended at no solution: what it heads for, and so its factor, is not known
+            rates.factor[i] = math.nan
+            continue
         here = at_step(unit, settings.step_size[i], settings.momentum[i])
         for column, value in zip(columns, here, strict=True):
             column[i] = value
