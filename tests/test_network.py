@@ -224,3 +224,24 @@ def test_one_layer():
 def test_a_run_does_not_stand_first():
     with pytest.raises(ValueError, match=r"params\[0\] has shape \(2, 3, 3\); W_1 is a matrix"):
         network.end_to_end((jnp.ones((2, 3, 3)),))
+
+
+def test_numpy_layers_and_runs():
+    """What was read from a file is used as it is: numpy layers and runs give what JAX's arrays do."""
+    rng = np.random.default_rng(7)
+    arrays = (rng.standard_normal((3, 4)), rng.standard_normal((5, 3, 3)), rng.standard_normal((2, 3)))
+    params, gradient = tuple(map(jnp.asarray, arrays)), rng.standard_normal((2, 4))
+    np.testing.assert_array_equal(network.end_to_end(arrays), network.end_to_end(params))
+    np.testing.assert_array_equal(network.end_to_end(arrays, 4), network.end_to_end(params, 4))
+    for got, want in zip(
+        network.layer_gradients(arrays, gradient),
+        network.layer_gradients(params, jnp.asarray(gradient)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(got, want)
+    x = rng.standard_normal((4, 2))
+    np.testing.assert_array_equal(
+        network.forward(arrays, x, jnp.tanh), network.forward(params, jnp.asarray(x), jnp.tanh)
+    )
+    for leaf in (*network.stack(network.unstack(arrays)), *network.pad(arrays, 9)):
+        assert leaf.ndim in (2, 3)
