@@ -7,7 +7,7 @@ without importing one another.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
@@ -20,6 +20,8 @@ PyTree: TypeAlias = Any
 Layer = Float[Array, "..."]
 #: The layers of a network, ``W_1`` first.
 Params = tuple[Layer, ...]
+#: The same where a function only reads them: NumPy's arrays serve as well.
+Layers = Sequence[Layer | Float[np.ndarray, "..."]]
 #: One multiplier a layer, in the structure of the params; a run takes a scalar or an array ``(k,)``.
 Scales = tuple[float | Float[Array, "..."], ...]
 #: A point of ``St(n, p)`` and vectors at it: tall ``(..., n, p)``, ``W^T W = I``, or wide, ``W W^T = I``.

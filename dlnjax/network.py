@@ -15,26 +15,27 @@ from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.experimental import checkify
 
 from dlnjax._linalg import matmul, transpose
-from dlnjax._types import Count, Params
+from dlnjax._types import Count, Layers, Params
 
 Activation = Callable[[jax.Array], jax.Array]
 Pullback = Callable[[jax.Array], Params]
 
 
-def _arrays(params: Params) -> Params:
+def _arrays(params: Layers) -> Params:
     """Layers as JAX arrays: a loop over a run indexes it by a traced number, which numpy arrays refuse."""
     return tuple(map(jnp.asarray, params))
 
 
-def _length(leaf: jax.Array) -> int:
+def _length(leaf: jax.Array | np.ndarray) -> int:
     return leaf.shape[0] if leaf.ndim == 3 else 1
 
 
-def num_layers(params: Params) -> int:
+def num_layers(params: Layers) -> int:
     """The number of layers stored, each layer of a run counted.
 
     Example:
@@ -46,7 +47,7 @@ def num_layers(params: Params) -> int:
     return sum(_length(leaf) for leaf in params)
 
 
-def dims(params: Params) -> tuple[int, ...]:
+def dims(params: Layers) -> tuple[int, ...]:
     """Widths ``(d_0, d_1, ..., d_N)`` of the layers, checked to fit one another.
 
     Raises:
@@ -128,7 +129,7 @@ def _loop(active: Count, body: Callable, carry, reverse: bool = False):
     return jax.lax.fori_loop(0, active, body, carry)
 
 
-def end_to_end(params: Params, depth: Count | None = None) -> jax.Array:
+def end_to_end(params: Layers, depth: Count | None = None) -> jax.Array:
     """The product ``W = W_N ... W_1`` of shape ``(d_N, d_0)``.
 
     The products are taken from the side whose outer width is the smaller, which on data
@@ -176,7 +177,7 @@ def _times_run(x: jax.Array, run: jax.Array, active: Count) -> jax.Array:
     return _loop(active, lambda i, c: matmul(c, run[i]), x, reverse=True)
 
 
-def vjp(params: Params, depth: Count | None = None) -> tuple[jax.Array, Pullback]:
+def vjp(params: Layers, depth: Count | None = None) -> tuple[jax.Array, Pullback]:
     r"""The product and the map from ``G = dL/dW`` to the layer gradients, sharing one forward pass.
 
     With ``A_i = W_N ... W_{i+1}`` and ``B_i = W_{i-1} ... W_1`` the gradients are
@@ -251,7 +252,7 @@ def _backward(
     return _loop(active, body, (buffer, rows), reverse=True)
 
 
-def layer_gradients(params: Params, gradient: jax.Array, depth: Count | None = None) -> Params:
+def layer_gradients(params: Layers, gradient: jax.Array, depth: Count | None = None) -> Params:
     """The layer gradients ``g_i = A_i^T G B_i^T`` for a product gradient ``G`` of shape ``(d_N, d_0)``.
 
     Args:
@@ -279,7 +280,7 @@ def layer_gradients(params: Params, gradient: jax.Array, depth: Count | None = N
     return vjp(params, depth)[1](gradient)
 
 
-def forward(params: Params, x: jax.Array, activation: Activation | None = None) -> jax.Array:
+def forward(params: Layers, x: jax.Array, activation: Activation | None = None) -> jax.Array:
     """Outputs ``W_N phi(W_{N-1} ... phi(W_1 x))``: every layer but the last is activated.
 
     Args:
@@ -310,7 +311,7 @@ def _activated(run: jax.Array, x: jax.Array, phi: Activation) -> jax.Array:
     return jax.lax.scan(lambda c, w: (phi(matmul(w, c)), None), x, run)[0]
 
 
-def stack(params: Params) -> Params:
+def stack(params: Layers) -> Params:
     """Consecutive equal square layers behind the first, gathered into runs ``(k, d, d)``.
 
     ``W_1`` always stays by itself: it is the layer that is left free.
@@ -333,7 +334,7 @@ def stack(params: Params) -> Params:
     return tuple(grouped)
 
 
-def unstack(params: Params) -> Params:
+def unstack(params: Layers) -> Params:
     """Every run taken apart into its layers: a tuple of N matrices.
 
     Example:
@@ -346,10 +347,10 @@ def unstack(params: Params) -> Params:
     def layers(leaf: jax.Array) -> Iterable[jax.Array]:
         return (leaf[i] for i in range(leaf.shape[0])) if leaf.ndim == 3 else (leaf,)
 
-    return tuple(layer for leaf in params for layer in layers(leaf))
+    return tuple(layer for leaf in _arrays(params) for layer in layers(leaf))
 
 
-def pad(params: Params, depth: int) -> Params:
+def pad(params: Layers, depth: int) -> Params:
     """Params with identity layers put at the end of the run behind ``W_1``, up to ``depth`` layers.
 
     The product is unchanged. The identity layers are exactly inert when their scale is 0, or when a

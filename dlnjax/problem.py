@@ -120,7 +120,7 @@ def gradient(problem: Quadratic, product: jax.Array) -> jax.Array:
     return problem.product_gradient(product)
 
 
-def whitened(target: jax.Array) -> Quadratic:
+def whitened(target: jax.Array | np.ndarray) -> Quadratic:
     """``L = 1/2 ||W - T||_F^2``: data with ``X X^T = I`` and ``T = Y X^T`` of shape ``(d_N, d_0)``."""
     target = jnp.asarray(target)
     if target.ndim != 2 or not target.size:

@@ -18,123 +18,37 @@ import optax
 from jax.core import Tracer
 
 from dlnjax import stiefel
-from dlnjax._types import Count, Params, Problem, Status, Trace
-
-#: Records in a row, above ``BLOWUP`` times the start or oscillating, after which a run counts as diverged.
-PATIENCE = 100
-BLOWUP = 10.0
-#: An error is stuck while its best value falls by less than this fraction and the gradient is above this part of its
-#: start's.
-PROGRESS = 1e-6
-LARGE_GRADIENT = 1e-2
-#: Rises, and as many falls, of the recorded loss while the error is stuck that make an oscillation: a slow monotone
-#: fall has none, the odd one comes from rounding.
-SWINGS = 5
-#: A swing counts if some step since the record before changed the engine's probe by more roundings than this. Weights
-#: that a tiny step cannot move any more leave a loss that jitters, too.
-ROUNDINGS = 1e3
-
-
-class Record(NamedTuple):
-    """What is measured at one recorded step; scalars, in the units of :class:`Trace`."""
-
-    step: jax.Array
-    loss: jax.Array
-    distance: jax.Array
-    gradient_norm: jax.Array
-    orthonormality_error: jax.Array
-    extra: Any = ()  # scalars by name that a caller measures besides
-
-
-class Monitor(NamedTuple):
-    """What deciding a status needs to remember between records."""
-
-    start_distance: jax.Array
-    start_gradient: jax.Array
-    best: jax.Array  # smallest distance so far
-    last_loss: jax.Array  # at the record before
-    stalled: jax.Array  # records since the best fell by PROGRESS, gradient large all the while
-    rises: jax.Array  # of the loss from record to record, among these
-    falls: jax.Array
-    above: jax.Array  # records in a row above BLOWUP * start
-    status: jax.Array
-    first_bad_step: jax.Array
-
-
-def begin(record: Record) -> Monitor:
-    """The monitor at step 0."""
-    finite = jnp.isfinite(record.distance) & jnp.isfinite(record.loss)
-    zero = jnp.zeros_like(
-        finite, jnp.int32
-    )  # of the record: under shard_map it varies over the mesh as that does
-    return Monitor(
-        start_distance=record.distance,
-        start_gradient=record.gradient_norm,
-        best=record.distance,
-        last_loss=record.loss,
-        stalled=zero,
-        rises=zero,
-        falls=zero,
-        above=zero,
-        status=jnp.where(finite, Status.RUNNING, Status.DIVERGED).astype(jnp.int32),
-        first_bad_step=jnp.where(finite, -1, 0).astype(jnp.int32),
-    )
-
-
-def observe(
-    monitor: Monitor, record: Record, bad_step: jax.Array, tolerance: float, moving: jax.Array | bool = True
-) -> Monitor:
-    """The status after one more record; ``moving``: whether the weights moved since the last one, beyond rounding.
-
-    Diverged is final: a number that is not finite; an error above ten times its start for ``PATIENCE`` records in a
-    row; or an oscillation that is seen as one: for ``PATIENCE`` records the best error falls by less than a millionth
-    although the gradient is above a hundredth of its start, and the recorded loss meanwhile rises and falls,
-    ``SWINGS`` times each, by steps that move the weights. (Just beyond the stability edge the iterates settle in a
-    period-2 orbit and stay finite; recorded at every second step it shows by its rounding.) A fall that is merely
-    slow, as at a tiny step, is none of these. Converged is final unless the run diverges later.
-    """
-    zero = jnp.zeros_like(monitor.stalled)
-    finite = jnp.isfinite(record.distance) & jnp.isfinite(record.loss) & (bad_step < 0)
-    above = jnp.where(record.distance > BLOWUP * monitor.start_distance, monitor.above + 1, zero)
-    progress = record.distance <= (1 - PROGRESS) * monitor.best
-    stuck = ~progress & (record.gradient_norm > LARGE_GRADIENT * monitor.start_gradient)
-    stalled, rises, falls = (
-        jnp.where(stuck, count + more.astype(jnp.int32), zero)
-        for count, more in (
-            (monitor.stalled, stuck),
-            (monitor.rises, (record.loss > monitor.last_loss) & moving),
-            (monitor.falls, (record.loss < monitor.last_loss) & moving),
-        )
-    )
-    oscillates = (stalled >= PATIENCE) & (rises >= SWINGS) & (falls >= SWINGS)
-    diverged = ~finite | (above >= PATIENCE) | oscillates | (monitor.status == Status.DIVERGED)
-    converged = (record.distance <= tolerance * monitor.start_distance) | (monitor.status == Status.CONVERGED)
-    status = jnp.where(diverged, Status.DIVERGED, jnp.where(converged, Status.CONVERGED, Status.RUNNING))
-    here = jnp.where(bad_step >= 0, bad_step, record.step)
-    first_bad = jnp.where(diverged & (monitor.first_bad_step < 0), here, monitor.first_bad_step)
-    return Monitor(
-        start_distance=monitor.start_distance,
-        start_gradient=monitor.start_gradient,
-        best=jnp.where(progress, record.distance, monitor.best),
-        last_loss=record.loss,
-        stalled=stalled,
-        rises=rises,
-        falls=falls,
-        above=above,
-        status=status.astype(jnp.int32),
-        first_bad_step=first_bad.astype(jnp.int32),
-    )
+from dlnjax._monitor import ROUNDINGS, Monitor, Record, begin, observe, trace
+from dlnjax._types import Count, Params, Problem, Trace
 
 
 def default_constrained(params: Params) -> tuple[bool, ...]:
-    """Every layer but the first is orthonormal (Qin, Tan and Zhu, 2024)."""
+    """Every layer but the first is orthonormal (Qin, Tan and Zhu, 2024).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import train
+      >>> train.default_constrained((jnp.eye(2, 3), jnp.eye(2), jnp.eye(4, 2)))
+      (False, True, True)
+    """
     return (False, *([True] * (len(params) - 1)))
 
 
 def measure(
     params: Params, problem: Problem, step: Count, constrained: tuple[bool, ...], **depth: Any
 ) -> Record:
-    """Loss, distance, Riemannian gradient norm and orthonormality error at ``params``."""
+    """Loss, distance, Riemannian gradient norm and orthonormality error at ``params``.
+
+    The distance is the problem's own where it has one, else ``sqrt(2 |loss|)``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import problem, train
+      >>> task = problem.whitened(jnp.diag(jnp.array([3.0, 1.0])))
+      >>> record = train.measure((jnp.eye(2), jnp.eye(2)), task, 0, (False, True))
+      >>> float(record.loss), float(record.distance)  # 2^2 / 2, and ||W - W*||
+      (2.0, 2.0)
+    """
     loss = problem.loss(params, **depth)
     measured = getattr(problem, "distance", None)
     distance = jnp.sqrt(2 * jnp.abs(loss)) if measured is None else measured(params, **depth)
@@ -180,7 +94,17 @@ class Run(NamedTuple):
 
 
 def start(engine: Engine) -> tuple[Run, Record]:
-    """The run at step 0, and its record."""
+    """The run at step 0, and its record.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from dlnjax import initial, optim, problem, train
+      >>> task, layers = problem.whitened(jnp.eye(3)), initial.haar(jax.random.key(0), (3, 3, 3), 0.5)
+      >>> engine = train.prepare(layers, task, optim.rgd(0.1))
+      >>> run, record = train.start(engine)
+      >>> int(run.step), int(record.step)
+      (0, 0)
+    """
     zero = jnp.zeros((), jnp.int32)
     record = engine.report(engine.carry, zero)
     monitor, unknown = begin(record), jnp.full_like(record.loss, jnp.nan)
@@ -194,6 +118,16 @@ def advance(run: Run, engine: Engine, interval: Count, tolerance: float) -> tupl
       run: from :func:`start` or from here; ``engine.carry`` is not looked at.
       interval: steps until the record, may be traced.
       tolerance: relative distance at which the run counts as converged.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from dlnjax import initial, optim, problem, train
+      >>> task, layers = problem.whitened(jnp.eye(3)), initial.haar(jax.random.key(0), (3, 3, 3), 0.5)
+      >>> engine = train.prepare(layers, task, optim.rgd(0.1))
+      >>> run, first = train.start(engine)
+      >>> run, second = train.advance(run, engine, 5, 1e-8)
+      >>> int(second.step), bool(second.loss < first.loss)
+      (5, True)
     """
 
     def inner(j, state):
@@ -220,6 +154,15 @@ def scan(engine: Engine, *, intervals: jax.Array, tolerance: float) -> tuple[Any
     Args:
       intervals: ``(T,)`` integers, the steps between records; values may be traced.
       tolerance: as in :func:`advance`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from dlnjax import initial, optim, problem, train
+      >>> task, layers = problem.whitened(jnp.eye(3)), initial.haar(jax.random.key(0), (3, 3, 3), 0.5)
+      >>> engine = train.prepare(layers, task, optim.rgd(0.1))
+      >>> layers, trace = train.scan(engine, intervals=jnp.array([5, 5]), tolerance=1e-8)
+      >>> trace.step.tolist()
+      [0, 5, 10]
     """
 
     def one_record(run: Run, interval):
@@ -233,18 +176,17 @@ def scan(engine: Engine, *, intervals: jax.Array, tolerance: float) -> tuple[Any
     return engine.finish(run.carry), trace(records, statuses, run.monitor)
 
 
-def trace(records: Record, statuses: jax.Array, monitor: Monitor) -> Trace:
-    """The trace of T records, the monitor behind the last of them."""
-    told = {name: value for name, value in records._asdict().items() if name != "extra"}
-    return Trace(**told, status=statuses, first_bad_step=monitor.first_bad_step)
-
-
 def lengths(num_steps: int | None, record_every: int, record_intervals: jax.Array | None) -> jax.Array:
     """Steps between records: as given, or so that every ``record_every``-th step and the last are recorded.
 
     Raises:
       ValueError: neither or both of ``num_steps`` and ``record_intervals``, or a number of steps that is no integer
         or below 1. Traced intervals cannot be checked: one below 1 takes no step and repeats the record.
+
+    Example:
+      >>> from dlnjax import train
+      >>> train.lengths(25, 10, None).tolist()
+      [10, 10, 5]
     """
     if (num_steps is None) == (record_intervals is None):
         raise ValueError("give either num_steps (with record_every) or record_intervals")
@@ -279,6 +221,10 @@ def check_number(name: str, number: Any, least: float, below: float = np.inf) ->
 
     Raises:
       ValueError: such a number, not-a-number among them.
+
+    Example:
+      >>> from dlnjax import train
+      >>> train.check_number("momentum", 0.9, 0.0, 1.0)
     """
     if number is None or callable(number) or isinstance(number, Tracer):
         return
@@ -298,6 +244,14 @@ def prepare(
     """The engine behind :func:`train`; arguments as there.
 
     An optimizer that takes extra arguments gets the loss: ``value`` and ``value_fn``, as optax's line searches do.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from dlnjax import optim, problem, train
+      >>> engine = train.prepare((jnp.eye(2), jnp.eye(2)), problem.whitened(2 * jnp.eye(2)), optim.rgd(0.1))
+      >>> (params, _), probe = engine.one_step(engine.carry, 0)
+      >>> round(float(params[0][0, 0]), 6)  # 1 + 0.1 (2 - 1)
+      1.1
     """
     held = default_constrained(params) if constrained is None else constrained
     options = {} if depth is None else {"depth": depth}
@@ -358,10 +312,10 @@ def train(
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from dlnjax import initial, optim, problem
+      >>> from dlnjax import initial, optim, problem, train
       >>> start = initial.haar(jax.random.key(0), (3, 2, 4), first_scale=0.5)
       >>> task = problem.whitened(jnp.eye(4, 3))
-      >>> _, trace = train(start, task, optim.rgd(0.1), num_steps=20, record_every=10)
+      >>> _, trace = train.train(start, task, optim.rgd(0.1), num_steps=20, record_every=10)
       >>> trace.step.tolist(), bool(trace.loss[-1] < trace.loss[0])
       ([0, 10, 20], True)
     """

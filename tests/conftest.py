@@ -19,8 +19,14 @@ os.environ["XLA_FLAGS"] = " ".join(
 ).strip()
 
 import jax
+import jaxtyping
 import programs
 import pytest
+
+#: Modules whose functions check the types and shapes of arguments and results while the tests run. Not ``theory``:
+#: NumPy makes scalars of its arrays of no dimension, which its annotations do not tell apart.
+CHECKED = ("initial", "layerwise", "losses", "network", "optim", "problem", "reduced", "scales", "stiefel", "train")
+jaxtyping.install_import_hook([f"dlnjax.{name}" for name in CHECKED], "typechecking.checked")
 
 # Who starts the tests in the background has Ctrl-C ignored, which every command run here would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -32,6 +38,14 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Most of the suite's time is compilation; modules share many programs, and a second run has them all.
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(autouse=True)
+def _types(request):
+    """Types are checked, except where a test hands over a wrong one to read what the function itself says."""
+    jaxtyping.config.update("jaxtyping_disable", request.node.get_closest_marker("mistakes") is not None)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "dlnjax"
 #: A module imports only from strictly lower floors; a package's own files are one room.
 FLOORS = {
     **dict.fromkeys(["_types", "_linalg"], 0),
-    "stiefel": 1,
+    **dict.fromkeys(["stiefel", "_monitor"], 1),
     **dict.fromkeys(["network", "optim"], 2),
     **dict.fromkeys(["problem", "initial", "scales"], 3),
     **dict.fromkeys(["losses", "train"], 4),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlnjax import layerwise, network, problem, reduced, stiefel, train
+from dlnjax import _monitor, layerwise, network, problem, reduced, stiefel, train
 from dlnjax._types import Status
 
 DRAWS = int(os.environ.get("DLNJAX_DRAWS", "40"))
@@ -163,14 +163,14 @@ def expected_status(distances, losses, gradients, tolerance):
 @jax.jit
 def _status(distances, losses, gradients):
     def record(step, distance, loss, gradient):
-        return train.Record(step, loss, distance, gradient, jnp.zeros(()))
+        return _monitor.Record(step, loss, distance, gradient, jnp.zeros(()))
 
     def more(monitor, values):
-        return train.observe(monitor, record(*values), jnp.asarray(-1, jnp.int32), 1e-8), None
+        return _monitor.observe(monitor, record(*values), jnp.asarray(-1, jnp.int32), 1e-8), None
 
     steps = jnp.arange(len(losses), dtype=jnp.int32)
     values = (steps, distances, losses, gradients)
-    begun = train.begin(record(*jax.tree.map(lambda a: a[0], values)))
+    begun = _monitor.begin(record(*jax.tree.map(lambda a: a[0], values)))
     return jax.lax.scan(more, begun, jax.tree.map(lambda a: a[1:], values))[0].status
 
 

@@ -7,7 +7,7 @@ import optax
 import oracles
 import pytest
 
-from dlnjax import initial, layerwise, network, optim, problem, reduced, scales, stiefel, train
+from dlnjax import _monitor, initial, layerwise, network, optim, problem, reduced, scales, stiefel, train
 from dlnjax._types import Status
 
 SPECTRUM = [1.0, 0.8, 0.6, 0.4]
@@ -196,24 +196,24 @@ def observed(losses, gradient=1.0):
     """The status after each of these losses, the gradient staying where it is."""
 
     def record(step, loss):
-        return train.Record(
+        return _monitor.Record(
             jnp.asarray(step, jnp.int32), loss, jnp.sqrt(2 * loss), jnp.asarray(gradient), jnp.zeros(())
         )
 
     def more(monitor, step_and_loss):
-        monitor = train.observe(monitor, record(*step_and_loss), jnp.asarray(-1, jnp.int32), 1e-8)
+        monitor = _monitor.observe(monitor, record(*step_and_loss), jnp.asarray(-1, jnp.int32), 1e-8)
         return monitor, monitor.status
 
     losses = jnp.asarray(losses)
     steps = jnp.arange(1, len(losses), dtype=jnp.int32)
-    begun = train.begin(record(0, losses[0])._replace(gradient_norm=jnp.ones(())))
+    begun = _monitor.begin(record(0, losses[0])._replace(gradient_norm=jnp.ones(())))
     return np.asarray(jax.lax.scan(more, begun, (steps, losses[1:]))[1])
 
 
 def test_an_oscillation_is_one_once_it_has_lasted():
     """Bounded between 1 and 1.5 for 100 records: from then on diverged, and not before; with a small gradient never."""
     orbit = np.where(np.arange(150) % 2, 1.5, 1.0)
-    expected = np.where(np.arange(1, 150) >= train.PATIENCE, Status.DIVERGED, Status.RUNNING)
+    expected = np.where(np.arange(1, 150) >= _monitor.PATIENCE, Status.DIVERGED, Status.RUNNING)
     np.testing.assert_array_equal(observed(orbit), expected)
     np.testing.assert_array_equal(observed(orbit, gradient=1e-3), Status.RUNNING)
 
@@ -229,7 +229,7 @@ def test_neither_a_slow_fall_nor_a_slow_rise_is_an_oscillation():
 
 def test_far_above_the_start_for_long_is_divergence():
     high = np.concatenate([[1.0], np.full(150, 101.0)])  # of the loss: the error is ten times its start
-    expected = np.where(np.arange(1, 151) >= train.PATIENCE, Status.DIVERGED, Status.RUNNING)
+    expected = np.where(np.arange(1, 151) >= _monitor.PATIENCE, Status.DIVERGED, Status.RUNNING)
     np.testing.assert_array_equal(observed(high), expected)
     np.testing.assert_array_equal(observed(np.concatenate([[1.0], np.full(150, 99.0)])), Status.RUNNING)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from dlnjax import stiefel
+from dlnjax import _monitor, stiefel
 from dlnjax import train as training
 from dlnjax._linalg import skew, transpose, transposed
 from dlnjax._linalg import small_matmul as matmul
@@ -191,14 +191,14 @@ def _turn(prefixes: jax.Array, rotation: jax.Array) -> jax.Array:
     return jax.lax.scan(body, jnp.eye(rotation.shape[0], dtype=rotation.dtype), prefixes)[1]
 
 
-def _measure(network: Reduced, problem: Quadratic, step: Count) -> training.Record:
+def _measure(network: Reduced, problem: Quadratic, step: Count) -> _monitor.Record:
     """As ``train.measure``; each of the N - 2 middle layers has the gradient norm ``||Omega||``."""
     product = end_to_end(network)
     first, middle, last = _gradients(network, problem)
     squares = [jnp.sum(jnp.square(g)) for g in (first, middle, last)]
     between = jnp.asarray(network.num_layers - 2, product.dtype)
     total = squares[0] + between * squares[1] + squares[2]
-    return training.Record(
+    return _monitor.Record(
         jnp.asarray(step, jnp.int32),
         problem.product_loss(product),
         problem.product_distance(product),

@@ -20,14 +20,14 @@ from numpy.typing import ArrayLike
 
 from dlnjax import network
 from dlnjax._linalg import matmul, transpose
-from dlnjax._types import Number, Params
+from dlnjax._types import Layers, Number, Params
 from dlnjax.problem import Quadratic
 from dlnjax.theory import _host, hessian
 
 Array = jax.Array
 
 
-def balancedness(params: Params) -> tuple[Array, ...]:
+def balancedness(params: Layers) -> tuple[Array, ...]:
     """``D_j = W_{j+1}^T W_{j+1} - W_j W_j^T`` for j = 1..N-1, ``(d_j, d_j)`` each; runs are taken apart.
 
     >>> import numpy as np, dlnjax.theory.descent as d; d.balancedness((2 * np.eye(1), 3 * np.eye(1)))[0].item()
@@ -40,7 +40,7 @@ def balancedness(params: Params) -> tuple[Array, ...]:
     )
 
 
-def drift(gradients: Params, step_size: Number) -> tuple[Array, ...]:
+def drift(gradients: Layers, step_size: Number) -> tuple[Array, ...]:
     """What a step adds to each ``D_j``, exactly: ``eta^2 (g_{j+1}^T g_{j+1} - g_j g_j^T)`` [derived].
 
     Args:
@@ -63,7 +63,7 @@ def _check_step(step_size: Number) -> None:
         raise ValueError(f"step_size={step_size}; give a finite number >= 0")
 
 
-def imbalance(params: Params) -> Array:
+def imbalance(params: Layers) -> Array:
     """``max_j ||D_j||_2``; 0 for a single layer, which has nothing to balance.
 
     >>> import numpy as np, dlnjax.theory.descent as d; float(d.imbalance((2 * np.eye(1), 3 * np.eye(1))))
@@ -91,7 +91,7 @@ class Bound(NamedTuple):
 
 
 def step_bound(
-    params: Params, x: ArrayLike, y: ArrayLike, *, decrease: float = 0.5, share: float = 0.5
+    params: Layers, x: ArrayLike, y: ArrayLike, *, decrease: float = 0.5, share: float = 0.5
 ) -> Bound:
     r"""The derived step rule, with the delta that allows the largest step [derived].
 
@@ -124,7 +124,7 @@ def step_bound(
 
 
 def published_bound(
-    params: Params, x: ArrayLike, y: ArrayLike, *, decrease: float = 0.5, share: float = 0.5
+    params: Layers, x: ArrayLike, y: ArrayLike, *, decrease: float = 0.5, share: float = 0.5
 ) -> Bound:
     r"""The step rule of Nguegnang, Rauhut and Terstiege, 2024 [paper, constants from memory, not checked];
     arguments as :func:`step_bound`.
@@ -156,7 +156,7 @@ class _Known(NamedTuple):
     xy: float
 
 
-def _known(params: Params, x: ArrayLike, y: ArrayLike, decrease: float, share: float) -> _Known:
+def _known(params: Layers, x: ArrayLike, y: ArrayLike, decrease: float, share: float) -> _Known:
     if not (0 < decrease < 1 and 0 < share < 1):
         raise ValueError(f"decrease={decrease}, share={share}; both must lie strictly between 0 and 1")
     layers = _host.chain(params).layers
@@ -227,7 +227,7 @@ class Certificate(NamedTuple):
 
 
 def certify(
-    params: Params, problem: Quadratic, bound: Bound, num_steps: int, step_size: Number | None = None
+    params: Layers, problem: Quadratic, bound: Bound, num_steps: int, step_size: Number | None = None
 ) -> tuple[Params, Certificate]:
     """Gradient descent on all layers at the bound's step (or another), checked at every step.
 
@@ -262,8 +262,9 @@ def certify(
         norms = jnp.max(jnp.stack([jnp.linalg.norm(w, 2) for w in network.unstack(moved)]))
         return moved, (ratio, imbalance(moved) / bound.delta, norms**2 / bound.layer_bound, after)
 
-    start = problem.loss(params)
-    end, (ratios, gaps, norms, losses) = jax.lax.scan(step, params, None, length=num_steps)
+    begun: Params = tuple(map(jnp.asarray, params))
+    start = problem.loss(begun)
+    end, (ratios, gaps, norms, losses) = jax.lax.scan(step, begun, None, length=num_steps)
     loss = jnp.concatenate([start[None], losses])
     return end, Certificate(jnp.max(ratios), jnp.max(gaps), jnp.max(norms), loss)
 
@@ -284,7 +285,7 @@ class Critical(NamedTuple):
     rank: int
 
 
-def critical_point(params: Params, problem: Quadratic, tolerance: float = 1e-6) -> Critical:
+def critical_point(params: Layers, problem: Quadratic, tolerance: float = 1e-6) -> Critical:
     """Whether a point is critical for unconstrained descent, and a saddle or a minimum.
 
     The Hessian is formed: for networks of at most a few thousand entries. A saddle that is not strict (zero

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 
 from dlnjax import network
 from dlnjax._linalg import matmul, transpose
-from dlnjax._types import Number, Params, PyTree
+from dlnjax._types import Layers, Number, Params, PyTree
 from dlnjax.problem import Quadratic
 
 #: Singular values below this fraction of the largest count as zero; power 0 is the identity.
@@ -145,7 +145,7 @@ def velocity(product: jax.Array, problem: Quadratic, num_layers: int) -> jax.Arr
 
 
 def integrate_layers(
-    params: Params, problem: Quadratic, times: jax.Array, *, tolerance: float = 1e-9
+    params: Layers, problem: Quadratic, times: jax.Array, *, tolerance: float = 1e-9
 ) -> Params:
     """Gradient flow ``dW_i/dt = -g_i`` of all layers, at the given times.
 
@@ -226,7 +226,7 @@ def _integrate(field: Callable[..., PyTree], start: PyTree, times: jax.Array, to
     return solution.ys
 
 
-def descent(params: Params, problem: Quadratic, step_size: Number, num_steps: int) -> Params:
+def descent(params: Layers, problem: Quadratic, step_size: Number, num_steps: int) -> Params:
     """Plain gradient descent on all layers: the flow's explicit Euler scheme.
 
     Raises:
@@ -249,11 +249,12 @@ def descent(params: Params, problem: Quadratic, step_size: Number, num_steps: in
         gradients = problem.gradients(layers, jnp.zeros((), jnp.int32))
         return jax.tree.map(lambda w, g: w - step_size * g, layers, gradients)
 
-    return jax.lax.fori_loop(0, num_steps, step, params)
+    begun: Params = tuple(map(jnp.asarray, params))
+    return jax.lax.fori_loop(0, num_steps, step, begun)
 
 
 def descent_gap(
-    params: Params, problem: Quadratic, time: float, num_steps: int, *, tolerance: float = 1e-10
+    params: Layers, problem: Quadratic, time: float, num_steps: int, *, tolerance: float = 1e-10
 ) -> jax.Array:
     """``||W_gd - W_flow||_F`` of the product at one time: falls like the step, ``time / num_steps``.
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dlnjax._types import Number, Params, Problem
+from dlnjax._types import Layers, Number, Problem
 from dlnjax.theory import _host
 
 _SLACK = 1e-9
@@ -183,7 +183,7 @@ def _start_reason(distance: float | None, radius: float) -> str | None:
 
 
 def guarantee(
-    params: Params,
+    params: Layers,
     problem: Problem,
     *,
     step_size: Number,

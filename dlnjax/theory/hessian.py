@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from dlnjax import network
 from dlnjax._linalg import matmul, sym, transpose
-from dlnjax._types import Number, Params, Problem, Rate
+from dlnjax._types import Layers, Number, Params, Problem, Rate
 from dlnjax.network import Activation
 from dlnjax.problem import ProductLoss
 from dlnjax.theory import _host, spectrum
@@ -30,7 +30,7 @@ P = TypeVar("P")
 
 
 def matrix(
-    params: Params,
+    params: Layers,
     problem: Problem,
     *,
     step_size: Number = 1.0,
@@ -57,7 +57,7 @@ def matrix(
 
 
 def predict_hessian(
-    params: Params,
+    params: Layers,
     problem: Problem,
     *,
     step_size: Number,
@@ -113,8 +113,8 @@ def _derivatives(net: _host.Chain, problem: Problem) -> tuple[np.ndarray, np.nda
 
 
 def predict_outputs(
-    params: Params,
-    outputs: Callable[[Params], jax.Array],
+    params: Layers,
+    outputs: Callable[..., jax.Array],
     *,
     step_size: Number,
     scales: Sequence[ArrayLike] | None = None,
@@ -183,8 +183,8 @@ def _squared(values: np.ndarray, zero: float | None) -> spectrum.Extremes:
 
 
 def singular_values(
-    params: Params,
-    outputs: Callable[[Params], jax.Array],
+    params: Layers,
+    outputs: Callable[..., jax.Array],
     *,
     step_size: Number = 1.0,
     scales: Sequence[ArrayLike] | None = None,
@@ -205,7 +205,7 @@ def singular_values(
 
 
 def predict_network(
-    params: Params,
+    params: Layers,
     x: ArrayLike,
     activation: Activation | None,
     *,
@@ -248,12 +248,12 @@ def predict_network(
 
 
 @partial(jax.jit, static_argnames="activation")
-def _jacobians(layers: Params, x: jax.Array, activation: Activation | None) -> Params:
+def _jacobians(layers: Layers, x: jax.Array, activation: Activation | None) -> Params:
     return jax.jacfwd(lambda w: network.forward(w, x, activation))(layers)
 
 
 def predict_product(
-    params: Params,
+    params: Layers,
     problem: ProductLoss,
     *,
     step_size: Number,
@@ -305,7 +305,7 @@ def _slope_and_curvature(problem: ProductLoss, product: jax.Array) -> tuple[jax.
     return jax.grad(problem.product_loss)(product), jax.hessian(problem.product_loss)(product)
 
 
-def _along(net: _host.Chain, function: Callable[[Params], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+def _along(net: _host.Chain, function: Callable[..., jax.Array]) -> Callable[[jax.Array], jax.Array]:
     """``function`` of the layers as a function of the flat weighted tangent coordinates."""
     layers = [jnp.asarray(w) for w in net.layers]
     roots = np.sqrt(net.steps)
@@ -351,7 +351,7 @@ def _tangent_size(net: _host.Chain) -> int:
     )
 
 
-def tangent_kernel(params: Params) -> np.ndarray:
+def tangent_kernel(params: Layers) -> np.ndarray:
     r"""``Delta -> sum_i A_i A_i^T Delta B_i^T B_i``, ``(d_N d_0, d_N d_0)`` on row-major products.
 
     The neural tangent kernel of the product, all layers free. Square orthogonal layers give exactly
@@ -367,7 +367,7 @@ def tangent_kernel(params: Params) -> np.ndarray:
     return (image + image.T) / 2
 
 
-def kernel_condition(params: Params) -> float:
+def kernel_condition(params: Layers) -> float:
     """Largest over smallest nonzero eigenvalue of the tangent kernel, from the singular values of the product's
     Jacobian.
 
@@ -386,7 +386,7 @@ def kernel_condition(params: Params) -> float:
     return float((kept[0] / kept[-1]) ** 2)
 
 
-def smallest_curvature(params: Params, problem: Problem) -> float:
+def smallest_curvature(params: Layers, problem: Problem) -> float:
     """The smallest eigenvalue of the Euclidean Hessian over the layers, none of them constrained.
 
     >>> import numpy as np; from dlnjax import problem; from dlnjax.theory import hessian

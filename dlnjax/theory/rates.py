@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dlnjax._types import Number, Params, Problem, Rate
+from dlnjax._types import Layers, Number, Problem, Rate
 from dlnjax.theory import _host, hessian, spectrum
 from dlnjax.theory._operator import layer_metric, product_hessian
 from dlnjax.theory._realizable import count_with_residual, free_first_extremes
@@ -42,7 +42,7 @@ DENSE_AT_LAST = 2500
 
 
 def predict(
-    params: Params,
+    params: Layers,
     problem: Problem,
     *,
     step_size: Number,
@@ -81,7 +81,7 @@ def predict(
       >>> import numpy as np
       >>> from dlnjax import problem
       >>> from dlnjax.theory import rates
-      >>> target = problem.Quadratic(*[np.diag([3.0, 1.0])] * 2, floor=0.0)
+      >>> target = problem.whitened(np.diag([3.0, 1.0]))
       >>> rate = rates.predict((np.diag([3.0, 1.0]), np.eye(2)), target, step_size=0.1)
       >>> [round(float(x), 6) for x in (rate.factor, rate.step_max, rate.gradient)]
       [0.9, 0.333333, 0.0]
@@ -211,7 +211,7 @@ def tangent_dimension_of(net: _host.Chain, dims: list[int]) -> int:
 
 
 def operator(
-    params: Params,
+    params: Layers,
     problem: Problem,
     *,
     step_size: Number,

@@ -503,7 +503,10 @@ def test_output_cut_off_by_its_reader():
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c(good, tmp_path):
     command = [sys.executable, "-m", "dlnjax", "run", str(good), "--out", str(tmp_path / "out")]
-    command += ["--set", f"seed={list(range(3000))}"]  # more than is done before the signal comes, on any machine
+    command += [
+        "--set",
+        f"seed={list(range(3000))}",
+    ]  # more than is done before the signal comes, on any machine
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
         assert "shards" in run.stderr.readline()
         run.send_signal(signal.SIGINT)

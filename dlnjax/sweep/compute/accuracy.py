@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dlnjax import train
+from dlnjax import _monitor, train
 from dlnjax._linalg import matmul
 from dlnjax._types import Problem, PyTree
 from dlnjax.problem import Quadratic
@@ -70,7 +70,7 @@ def reported(engine: train.Engine, problem: Problem, product: Callable[[PyTree],
     if not isinstance(problem, Classified):
         return engine
 
-    def report(carry: PyTree, step: jax.Array) -> train.Record:
+    def report(carry: PyTree, step: jax.Array) -> _monitor.Record:
         record = engine.report(carry, step)
         return record._replace(extra=accuracies(problem, lambda: product(carry)))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dlnjax import train
+from dlnjax import _monitor
 from dlnjax._types import PyTree, Rate, Status, Trace
 from dlnjax.sweep.compute.backend import Instances
 from dlnjax.sweep.compute.step_rules import NO_RATE, Settings, applies, at_step, cell_scales
@@ -63,7 +63,7 @@ def _judged(lead: Cell, trace: Trace) -> Trace:
     """On mini-batches a run ends in noise of bounded size: that is no divergence."""
     if not lead.batch_size:
         return trace
-    bounded = trace.distance[:, -1] <= train.BLOWUP * trace.distance[:, 0]
+    bounded = trace.distance[:, -1] <= _monitor.BLOWUP * trace.distance[:, 0]
     noisy = bounded[:, None] & (trace.status == Status.DIVERGED)
     return trace._replace(status=np.where(noisy, Status.RUNNING, trace.status))
 
@@ -80,17 +80,17 @@ def _rates_reached(
     if instances.unique:
         return settings.predicted
     columns = [np.array(column) for column in settings.predicted]
-    rates = Rate(*columns)
-    for i in np.flatnonzero((status != Status.DIVERGED) & ~np.isnan(rates.factor)).tolist():
+    factor = columns[Rate._fields.index("factor")]
+    for i in np.flatnonzero((status != Status.DIVERGED) & ~np.isnan(factor)).tolist():
         try:
             unit = instances.unit_rate(i, cell_scales(settings.scales, i), result) or NO_RATE
         except ValueError:  # the run ended at no solution: what it heads for, and so its factor, is not known
-            rates.factor[i] = math.nan
+            factor[i] = math.nan
             continue
         here = at_step(unit, settings.step_size[i], settings.momentum[i])
         for column, value in zip(columns, here, strict=True):
             column[i] = value
-    return rates
+    return Rate(*columns)
 
 
 def _outcomes(trace: Any, tolerance: float, rates: Rate | None) -> Columns:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlnjax import train
+from dlnjax import _monitor, train
 from dlnjax._types import Count, PyTree, Status, Trace
 from dlnjax.sweep.compute import batching
 from dlnjax.sweep.store.checkpoints import Checkpoint
@@ -40,7 +40,7 @@ class State(NamedTuple):
     """A cell between two pieces: the run (its step left out) and room for all its records."""
 
     run: train.Run
-    records: train.Record
+    records: _monitor.Record
     statuses: jax.Array
 
 
@@ -73,7 +73,7 @@ class Goal(NamedTuple):
     depth: float
 
 
-def finished(goal: Goal, distance: jax.Array | np.ndarray, monitor: train.Monitor) -> Any:
+def finished(goal: Goal, distance: jax.Array | np.ndarray, monitor: _monitor.Monitor) -> Any:
     """Whether further steps would only change rounding: the error is as small as asked for, or not a number."""
     deep = (monitor.status == Status.CONVERGED) & (distance <= goal.depth * monitor.start_distance)
     return deep | ((monitor.status == Status.DIVERGED) & ~(abs(distance) < np.inf))
@@ -126,7 +126,7 @@ def begin(build: Callable[[], train.Engine], records: int) -> State:
     return _noted(blank, run, record, 0)
 
 
-def _noted(state: State, run: train.Run, record: train.Record, place: Count) -> State:
+def _noted(state: State, run: train.Run, record: _monitor.Record, place: Count) -> State:
     def write(
         room: jax.Array, value: jax.Array
     ) -> jax.Array:  # a slice is written in place, a scatter is a loop
@@ -194,7 +194,7 @@ def run(
             _keep_if_possible(checkpoint, state, order, done, interval)
         raise
     whole = _back(state, order)
-    trace = train.trace(whole.records, whole.statuses, whole.run.monitor)
+    trace = _monitor.trace(whole.records, whole.statuses, whole.run.monitor)
     extra = whole.records.extra
     return Ended(_back(result, order), trace, whole.run.carry, resumed, extra, seconds, packed)
 
