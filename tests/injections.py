@@ -20,6 +20,7 @@ import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import faults
@@ -28,7 +29,7 @@ import standin
 from dlnjax.sweep import store
 from dlnjax.sweep.driver import run as driver
 from dlnjax.sweep.driver import scheduler
-from dlnjax.sweep.store import atomic, leases, provenance, verify
+from dlnjax.sweep.store import leases, provenance, verify
 
 SHARDS, HANG = 8, 90.0
 VERDICTS = {10: "lost", 11: "doubled", 12: "wrong", 13: "unsound"}
@@ -238,8 +239,8 @@ def stops(row, folder, dice, *, number, runners=4, lease=0.3):
         row.sweeps += 1
         alive = []
         for i in range(runners):
-            seed = dice.random()
-            start = lambda out=out, seed=seed: sweep(out, shards, other_machine, seed=seed, lease=lease)  # noqa: E731
+            options = {"setting": other_machine, "seed": dice.random(), "lease": lease}
+            start = partial(sweep, out, shards, **options)
             alive.append(Fork(start, folder / f"log{i}"))
         time.sleep(dice.uniform(0.02, 0.4))
         stopped = [one for one in alive[1:] if one.running()]

@@ -100,8 +100,10 @@ def _link(temporary: Path, path: Path) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        if error.errno not in _NO_LINKS or path.exists():
+        if error.errno not in _NO_LINKS:
             raise
+        if path.exists():  # these answer so whether the name is taken or not
+            return False
         os.rename(temporary, path)
     return True
 

@@ -337,3 +337,15 @@ def test_what_is_written_whole_or_not_at_all(tmp_path, folder_too):
     with pytest.raises(OSError, match="No space"):
         half()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP])
+def test_second_writer_without_hard_links(tmp_path, monkeypatch, number):
+    def link(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", link)
+    assert atomic.create(tmp_path / "a", "first")
+    assert not atomic.create(tmp_path / "a", "second")
+    assert (tmp_path / "a").read_text() == "first"
+    assert atomic.leftovers(tmp_path) == []
