@@ -18,7 +18,12 @@ from collections.abc import Sequence
 
 from dlnjax.cli import extras, parser
 
-_NOT_THE_USER = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE}
+_NOT_THE_USER = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN,
+    errno.ECONNABORTED,
+}  # fmt: skip
+# What Python says where a limit on processes or on memory forbids another thread.
+_NO_THREAD = "can't start new thread"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("DLNJAX_TRACEBACK"):
             raise
         return _explain(error)
+    except (MemoryError, RuntimeError) as error:
+        limited = isinstance(error, MemoryError) or _NO_THREAD in str(error)
+        if os.environ.get("DLNJAX_TRACEBACK") or not limited:
+            raise
+        return _explain(OSError(errno.ENOMEM, f"this machine gives no more ({error or 'out of memory'})"))
 
 
 def _explain(error: Exception) -> int:

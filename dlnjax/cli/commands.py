@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dlnjax.sweep.config.loading import Document, Sweep
@@ -40,7 +40,7 @@ def new(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Validate, run what is missing, analyse, and print what came out."""
-    from dlnjax.sweep.config import loading, user_functions
+    from dlnjax.sweep.config import datasets, loading, user_functions
 
     _need("pyarrow", "tqdm", "matplotlib")  # now, not after hours of computing
     document = loading.parse(args.config)
@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.slurm:
         return _submit(out, args)
+    if not args.quiet and (taken := datasets.taken_as(sweep.problem)):
+        print(f"data: {taken}")
     outcome = _compute(sweep, out, args)
     for shard, reason in outcome.failed.items():
         print(f"dlnjax: shard {shard} failed: {reason}", file=sys.stderr)
@@ -208,9 +210,21 @@ def _submit(out: Path, args: argparse.Namespace) -> int:
     names = ", ".join(job.job_id for job in jobs)
     print(f"submitted {len(jobs)} runners ({names}); logs in {out / 'slurm'}; see: dlnjax status {out}")
     if options.get("cluster") == "local":  # children of this process: they would end with it
-        for job in jobs:
-            job.result()
+        return int(sum(map(_failed, jobs)) > 0)
     return 0
+
+
+def _failed(job: Any) -> bool:
+    """Whether a job did not end well, which is said in a line; what it completed is kept."""
+    try:
+        job.result()
+    except Exception as error:  # submitit's, for a job out of time or killed, or what the job itself raised
+        reason = next(
+            (line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "no reason given"
+        )
+        print(f"dlnjax: runner {job.job_id}: {type(error).__name__}: {reason}", file=sys.stderr)
+        return True
+    return False
 
 
 @contextmanager

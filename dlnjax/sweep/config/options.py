@@ -115,6 +115,13 @@ class Problem:
         meaning="Of the arrays; written into the results folder's config so that a changed file is noticed. "
         "Leave it out in yours.",
     )  # fmt: skip
+    targets: str = option(
+        Word(("auto", "labels", "numbers")), "auto", kinds=("file",),
+        note="whether a one-dimensional y holds labels or numbers",
+        meaning="Of a one-dimensional `y`: `labels` of classes, which become one-hot targets, or `numbers`, one target "
+        "per sample. `auto`: strings are labels, and so are whole numbers that are few and repeated (at most 1000 "
+        "different ones, each twice on average); `--dry-run` prints the choice.",
+    )  # fmt: skip
     function: str | None = option(
         Text("a function of yours, in Python: sweep.grid(problem=my_problem)", user_functions.PATTERN.pattern),
         blank=None, kinds=("own",),

@@ -193,7 +193,8 @@ class Reader:
     def _file(self, values: Values, precision: str) -> None:
         """Read the user's data: complain about all that is wrong with it, or note its digest."""
         try:
-            x, y = datasets.read_npz(values["path"])
+            targets = values["targets"] if values["targets"] in datasets.TARGETS else "auto"
+            x, y = datasets.read_npz(values["path"], targets)
         except datasets.DataError as error:
             for reason in error.reasons:
                 self.complain("problem.path", f'"{one_line(values["path"], 400)}" {reason}')

@@ -7,6 +7,7 @@ spawned, never forked: JAX does not survive a fork.
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import queue
@@ -28,6 +29,7 @@ class _Call(NamedTuple):
     named: Mapping[str, object]
 
 
+_Task: TypeAlias = tuple[Future[Any], _Call]
 #: ("result", value), ("error", exception) or ("died", why)
 _Answer: TypeAlias = tuple[str, Any]
 
@@ -36,11 +38,24 @@ class WorkerDied(RuntimeError):
     """The process that ran a task is gone, or was ended because it hung; the task may be tried again."""
 
 
+class NoWorkers(OSError):
+    """The machine gives no more processes, threads, files or memory: not one worker is left to run a task."""
+
+
+def lost(error: BaseException) -> OSError:
+    """What the loss of an executor is to the run: its end, in a line; what is complete is kept."""
+    reason = (str(error).strip().splitlines() or [""])[0]
+    return OSError(
+        errno.ECONNABORTED, f"the executor takes no more shards ({type(error).__name__}: {reason})"
+    )
+
+
 class Workers(Executor):
     """Spawned processes, each fed by a thread of its own; a dead or hanging one is replaced.
 
     Unlike ``ProcessPoolExecutor``, whose every task fails when one process dies, only the dead worker's
-    task fails (with :class:`WorkerDied`), and a task that takes too long can be ended.
+    task fails (with :class:`WorkerDied`), and a task that takes too long can be ended. Where a process cannot
+    be started the others go on without it; without any other, tasks fail with :class:`NoWorkers`.
 
     Args:
       slots: number of processes, at least 1.
@@ -57,12 +72,38 @@ class Workers(Executor):
         self.slots: int = slots
         self.timeout: float | None = timeout
         self.environment: dict[str, str] = _share(slots) if environment is None else dict(environment)
-        self._tasks: queue.SimpleQueue[tuple[Future[Any], _Call] | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._processes: dict[int, SpawnProcess] = {}
-        self._threads = [threading.Thread(target=self._feed, args=(i,), daemon=True) for i in range(slots)]
-        for thread in self._threads:
+        self._feeders = slots
+        self._ending = False
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        for slot in range(slots):
+            self._start(threading.Thread(target=self._feed, args=(slot,), daemon=True))
+
+    def _start(self, thread: threading.Thread) -> None:
+        """One thread more, if the machine gives it."""
+        try:
             thread.start()
+        except RuntimeError as error:
+            if not self._leave():
+                raise _no_workers(error) from None
+        else:
+            self._threads.append(thread)
+
+    def _leave(self, task: _Task | None = None) -> bool:
+        """One feeder fewer, its task for the others; False for the last, or when all are about to leave."""
+        with self._lock:
+            if self._ending:
+                return False
+            others = self._feeders > 1
+            if others:
+                self._feeders -= 1
+                self.slots = self._feeders
+                if task is not None:
+                    self._tasks.put(task)
+        return others
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Runs ``fn(*args, **kwargs)`` in a worker; ``fn`` must be importable there."""
@@ -76,8 +117,10 @@ class Workers(Executor):
             self._closing.set()
             for process in list(self._processes.values()):
                 process.kill()
-        for _ in self._threads:
-            self._tasks.put(None)
+        with self._lock:
+            self._ending = True
+            for _ in self._threads:
+                self._tasks.put(None)
         if wait:
             for thread in self._threads:
                 thread.join()
@@ -96,11 +139,19 @@ class Workers(Executor):
         process, pipe = None, None
         while (task := self._tasks.get()) is not None:
             future, call = task
-            if self._closing.is_set() or not future.set_running_or_notify_cancel():
+            if self._closing.is_set():
                 future.cancel()
                 continue
             if process is None or pipe is None or not process.is_alive():
-                process, pipe = self._spawn(slot)
+                try:
+                    process, pipe = self._spawn(slot)
+                except (OSError, RuntimeError, MemoryError) as error:
+                    if self._leave(task):
+                        return
+                    _refuse(future, error)
+                    continue
+            if not future.set_running_or_notify_cancel():
+                continue
             if not _settle(future, self._ask(process, pipe, call)):
                 process.kill()
                 process.join()
@@ -117,8 +168,13 @@ class Workers(Executor):
         process = context.Process(
             target=_serve, args=(theirs, self.environment), daemon=True, name=f"dlnjax-worker-{slot}"
         )
-        process.start()
-        theirs.close()
+        try:
+            process.start()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         self._processes[slot] = process
         return process, ours
 
@@ -139,6 +195,19 @@ class Workers(Executor):
             return "died", f"took longer than {self.timeout:g} s"
         process.join(timeout=5)
         return "died", f"its process ended with exit code {process.exitcode}"
+
+
+def _refuse(future: Future, error: BaseException) -> None:
+    """Tells a task that there is nobody to run it."""
+    if future.set_running_or_notify_cancel():
+        future.set_exception(_no_workers(error))
+
+
+def _no_workers(error: BaseException) -> NoWorkers:
+    number = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None) or errno.EAGAIN
+    return NoWorkers(
+        number, f"no worker process can be started: {error or 'out of memory'}; take fewer --workers"
+    )
 
 
 def _settle(future: Future, answer: _Answer) -> bool:

@@ -42,7 +42,13 @@ def slurm(
         executor = submitit.AutoExecutor(folder=Path(logs), cluster=cluster)
         executor.update_parameters(**{"timeout_min": 24 * 60, **parameters})
         return [executor.submit(run) for _ in range(jobs)]
-    except (RuntimeError, NameError, TypeError) as error:  # what submitit raises at its user
+    except (
+        RuntimeError,
+        NameError,
+        TypeError,
+        ValueError,
+        AssertionError,
+    ) as error:  # what submitit raises at its user
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"--slurm: {reason}; see --slurm-option, cluster=local runs the jobs here"

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from dlnjax.sweep.driver import task
+from dlnjax.sweep.driver import executors, task
 from dlnjax.sweep.store.protocols import Shard, Sweep
 
 # Shards in flight in this process: the devices are at one while the file of another is written.
@@ -79,7 +79,10 @@ class Elsewhere:
         self._executor, self._work, self._sweep, self._out = executor, work, sweep, out
 
     def start(self, shard: Shard, following: Collection[Shard]) -> Future[task.Report]:
-        return self._executor.submit(task.complete, self._work, self._sweep, shard, self._out)
+        try:
+            return self._executor.submit(task.complete, self._work, self._sweep, shard, self._out)
+        except Exception as error:  # each kind of executor says so in a type of its own
+            raise executors.lost(error) from error
 
     def abandon(self, started: Collection[Future[task.Report]]) -> None:
         for future in started:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, CancelledError
 from typing import NamedTuple
 
-from dlnjax.sweep.driver.executors import WorkerDied
+from dlnjax.sweep.driver.executors import NoWorkers, WorkerDied, lost
 
 # How often a shard whose process died is tried before it counts as failed.
 _ATTEMPTS = 3
@@ -34,6 +34,8 @@ class Retries:
             self._deaths[shard] += 1
             again = self._deaths[shard] < _ATTEMPTS
             return Verdict(again, str(error) if again else f"{error}, {_ATTEMPTS} times")
-        if isinstance(error, OSError) and error.errno in _DISK:
+        if isinstance(error, CancelledError):  # nobody here cancels a shard that runs: its scheduler is gone
+            raise lost(error)
+        if isinstance(error, NoWorkers) or (isinstance(error, OSError) and error.errno in _DISK):
             raise error
         return Verdict(False, f"{type(error).__name__}: {error}")

@@ -8,6 +8,8 @@ after a kill finishes the rest, and two of them share it.
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import threading
 import time
@@ -72,8 +74,7 @@ def run(
     user_functions.check(sweep, elsewhere=executor is not None)
     begin, out = time.monotonic(), Path(out)
     planner, work, listen = planner or plan.shards, work or task.Training(), listen or progress.unheard
-    if not extend and store.done(out):
-        manifest.refuse_other(out, sweep)  # before anything of ours is in the folder
+    _refuse(out, sweep, extend)
     out.mkdir(parents=True, exist_ok=True)
     with _terminable(), _while_there(out), leases.Runner(out, lease=lease) as runner:
         vacant = runner.alone() and not store.done(out)
@@ -97,6 +98,16 @@ def run(
             outcome.seconds = time.monotonic() - begin
             listen("end", shards=outcome.shards, done=outcome.done, failed=len(outcome.failed))
     return outcome
+
+
+def _refuse(out: Path, sweep: Sweep, extend: bool) -> None:
+    """Raises where the folder is not this sweep's, or cannot be written, before anything of ours is in it."""
+    if not extend and store.done(out):
+        manifest.refuse_other(out, sweep)
+    elif out.exists():
+        manifest.load(out)
+        if not os.access(out, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(out))
 
 
 @contextmanager

@@ -200,3 +200,50 @@ def test_built_in_data(kind, shape):
     assert x.shape == shape
     assert y.shape == (10, shape[1])
     np.testing.assert_array_equal(y.sum(0), 1)
+
+
+# --- labels or numbers, and arrays too large --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("y", "targets", "shape"),
+    [
+        (np.arange(6), "auto", (1, 6)),  # all different: numbers
+        (np.arange(6), "labels", (6, 6)),
+        (np.array([0, 0, 1, 1, 2, 2]), "auto", (3, 6)),
+        (np.array([0, 0, 1, 1, 2, 2]), "numbers", (1, 6)),
+        (np.array([0.5, 0, 1, 1, 2, 2]), "numbers", (1, 6)),
+        (np.array(list("abcdef")), "auto", (6, 6)),
+    ],
+)
+def test_labels_or_numbers(tmp_path, own, y, targets, shape):
+    path = own(x=X, y=y)
+    path.write_text(path.read_text().replace('path = "d.npz"', f'path = "d.npz"\ntargets = "{targets}"'))
+    problem = loading.load(path).problem
+    _, columns = datasets.arrays(problem)
+    assert columns.shape == shape
+    if shape[0] == 1:
+        np.testing.assert_array_equal(columns[0], y)
+    assert ("as labels" if shape[0] > 1 else "as numbers") in datasets.taken_as(problem)
+
+
+def test_many_whole_numbers_stay_one_column(tmp_path):
+    y = np.random.default_rng(0).integers(0, 10**6, 40_000)
+    np.savez(tmp_path / "d.npz", x=np.ones((40_000, 1)) + np.arange(40_000)[:, None], y=y)
+    assert datasets.read_npz(str(tmp_path / "d.npz"))[1].shape == (1, 40_000)
+
+
+def test_too_large_arrays_are_refused_by_their_header(tmp_path, monkeypatch):
+    file = tmp_path / "bomb.npz"
+    np.savez_compressed(file, x=np.zeros((1000, 1000), np.int8), y=np.zeros(1000, int))
+    monkeypatch.setenv(datasets.LARGEST_VARIABLE, "1000000")  # 8 MB as float64, 1 MB in the file
+    monkeypatch.setattr(np, "load", None)
+    with pytest.raises(datasets.DataError, match=r"has 0.008 GB of numbers in x, .*keep fewer samples"):
+        datasets.read_npz(str(file))
+
+
+def test_labels_of_too_many_classes(tmp_path, monkeypatch):
+    monkeypatch.setenv(datasets.LARGEST_VARIABLE, "10000")
+    np.savez(tmp_path / "d.npz", x=np.arange(1.0, 101)[:, None], y=np.arange(100).astype(str))
+    with pytest.raises(datasets.DataError, match="labels of 100 classes in y, 8e-05 GB"):
+        datasets.read_npz(str(tmp_path / "d.npz"))

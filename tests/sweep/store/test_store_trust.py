@@ -1,7 +1,9 @@
 """A folder is believed only as far as it agrees with its manifest, its names and its seals."""
 
+import errno
 import hashlib
 import json
+import os
 import random
 import shutil
 
