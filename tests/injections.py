@@ -13,6 +13,7 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -383,6 +384,48 @@ def calm_folder(folder):
     return out
 
 
+_HOST = """
+import sys, functools, jax
+jax.distributed.initialize = functools.partial(jax.distributed.initialize, heartbeat_timeout_seconds=10)
+from dlnjax.sweep.driver import launch
+launch.hosts("localhost:" + sys.argv[1], 2, int(sys.argv[2]))
+assert jax.process_count() == 2
+import injections
+print(injections.sweep(injections.Path(sys.argv[3]), 60))
+"""
+
+
+def lost_host(row, folder, dice, *, number):
+    """SIGKILL of one of two real jax.distributed processes, by turns that with and without the coordinator.
+
+    JAX ends the other one as well, sooner or later; the next run completes the folder.
+    """
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    environment = {**os.environ, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"}
+    while row.injected < number:
+        out = folder / f"{row.sweeps}"
+        row.sweeps += 1
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            port = str(probe.getsockname()[1])
+        command = [sys.executable, "-c", _HOST, port]
+        options = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        both = [subprocess.Popen([*command, str(i), str(out)], **options) for i in range(2)]
+        wanted, deadline = dice.randint(1, 30), time.monotonic() + HANG
+        while faults.verify_done(out) < wanted and time.monotonic() < deadline:
+            time.sleep(0.01)
+        victim = both.pop(row.sweeps % 2)
+        row.injected += victim.poll() is None
+        victim.kill()
+        try:
+            both[0].wait(timeout=HANG)
+        except subprocess.TimeoutExpired:
+            row.verdicts["hangs"] += 1
+            both[0].kill()
+        victim.wait()
+        finish(row, folder, out, 60)
+
+
 def campaign(folder, scale):
     """(kind, function of a row and a folder) for each kind of fault."""
     dice = random.Random(0)
@@ -400,6 +443,7 @@ def campaign(folder, scale):
         ("SIGSTOP past the lease, 4 runners", lambda r, f: stops(r, f, dice, number=some(60))),
         ("disk fills and empties", lambda r, f: disk(r, f, dice, number=some(50))),
     ]  # fmt: skip
+    kinds.append(("host of jax.distributed lost", lambda r, f: lost_host(r, f, dice, number=some(4))))
     counts = {"verify": 60, "export csv": 60, "export netcdf": 20, "report": 30, "report md": 20}
     for name, (words, leaves) in COMMANDS.items():
         options = {"words": words, "leaves": leaves, "number": some(counts.get(name, 30))}

@@ -149,7 +149,8 @@ def _plain(text: str) -> str:
 
 def _escaped(text: str) -> str:
     """Marks that open links, images, HTML, code or emphasis; an underscore within a word opens nothing."""
-    marks = re.sub(r"([\\`*\[\]<>])|(?<!\w)_|_(?!\w)", lambda found: "\\" + found[0], text)
+    outer = r"([\\`*\[\]<>]|(?<![A-Za-z0-9])_+|_+(?![A-Za-z0-9]))"
+    marks = re.sub(outer, lambda match: "".join("\\" + mark for mark in match[0]), text)
     return re.sub(r"^(#|\+ |- |\d+\. )", r"\\\1", marks)
 
 

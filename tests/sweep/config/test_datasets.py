@@ -218,8 +218,7 @@ def test_built_in_data(kind, shape):
 )
 def test_labels_or_numbers(tmp_path, own, y, targets, shape):
     path = own(x=X, y=y)
-    path.write_text(path.read_text().replace('path = "d.npz"', f'path = "d.npz"\ntargets = "{targets}"'))
-    problem = loading.load(path).problem
+    problem = loading.load(path, [f'problem.targets="{targets}"']).problem
     _, columns = datasets.arrays(problem)
     assert columns.shape == shape
     if shape[0] == 1:
