@@ -42,14 +42,14 @@ class Place(Protocol):
 class Here:
     """This process: a shard is computed at once, and its file written by a thread while the next one is computed."""
 
-    def __init__(self, work: task.Work, sweep: Sweep, out: Path):
+    def __init__(self, work: task.Work, sweep: Sweep, out: Path, holder: str):
         self.slots: int = _HERE
-        self._work, self._sweep, self._out = work, sweep, out
+        self._work, self._sweep, self._out, self._holder = work, sweep, out, holder
         self._writer = ThreadPoolExecutor(1, "dlnjax-write")
 
     def start(self, shard: Shard, following: Collection[Shard]) -> Future[task.Report]:
         try:
-            computed = task.compute(self._work, self._sweep, shard, self._out, following)
+            computed = task.compute(self._work, self._sweep, shard, self._out, self._holder, following)
         except Exception as error:
             failed: Future[task.Report] = Future()
             failed.set_exception(error)
@@ -73,14 +73,23 @@ class Elsewhere:
     """An executor, whose processes compute a shard and write its file, one after the other; it is not shut down."""
 
     def __init__(
-        self, executor: Executor, work: task.Work, sweep: Sweep, out: Path, slots: int | None = None
+        self,
+        executor: Executor,
+        work: task.Work,
+        sweep: Sweep,
+        out: Path,
+        holder: str,
+        slots: int | None = None,
     ):
         self.slots: int = slots or getattr(executor, "slots", None) or os.cpu_count() or 1
         self._executor, self._work, self._sweep, self._out = executor, work, sweep, out
+        self._holder = holder
 
     def start(self, shard: Shard, following: Collection[Shard]) -> Future[task.Report]:
         try:
-            return self._executor.submit(task.complete, self._work, self._sweep, shard, self._out)
+            return self._executor.submit(
+                task.complete, self._work, self._sweep, shard, self._out, self._holder
+            )
         except Exception as error:  # each kind of executor says so in a type of its own
             raise executors.lost(error) from error
 

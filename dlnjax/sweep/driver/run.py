@@ -87,9 +87,9 @@ def run(
         outcome = Outcome(shards=len(partition), done=len(partition) - len(shards))
         listen("start", shards=outcome.shards, done=outcome.done, out=str(out))
         if executor is None:
-            place: places.Place = places.Here(work, sweep, out)
+            place: places.Place = places.Here(work, sweep, out, runner.name)
         else:
-            place = places.Elsewhere(executor, work, sweep, out, slots)
+            place = places.Elsewhere(executor, work, sweep, out, runner.name, slots)
         try:
             with _annotated(out, settled.manifest, runner, outcome):
                 Scheduler(out, place, runner, outcome, listen).run(shards, share)

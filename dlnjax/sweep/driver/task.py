@@ -86,9 +86,11 @@ class Report:
     results: metadata.Results
 
 
-def compute(work: Work, sweep: Sweep, shard: Shard, out: Path, following: Collection[Shard] = ()) -> Computed:
-    """The shard's table."""
-    begin, checkpoint = time.monotonic(), Checkpoint(out, shard.name)
+def compute(
+    work: Work, sweep: Sweep, shard: Shard, out: Path, holder: str, following: Collection[Shard] = ()
+) -> Computed:
+    """The shard's table; ``holder`` is the runner that has its lease."""
+    begin, checkpoint = time.monotonic(), Checkpoint(out, shard.name, holder=holder)
     table = work(sweep, shard, checkpoint, following)
     return Computed(table, checkpoint, time.monotonic() - begin)
 
@@ -103,6 +105,6 @@ def keep(out: Path, name: str, computed: Computed) -> Report:
     return Report(name, len(table), computed.seconds, written, store.metadata_of(table), results)
 
 
-def complete(work: Work, sweep: Sweep, shard: Shard, out: Path) -> Report:
+def complete(work: Work, sweep: Sweep, shard: Shard, out: Path, holder: str) -> Report:
     """Computes a shard and keeps it."""
-    return keep(out, shard.name, compute(work, sweep, shard, out))
+    return keep(out, shard.name, compute(work, sweep, shard, out, holder))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dlnjax.sweep.store import atomic, provenance, seal
+from dlnjax.sweep.store import atomic, leases, provenance, seal
 
 FOLDER = "checkpoints"
 _STAMP = "__written_by__"
@@ -28,16 +28,18 @@ class Checkpoint:
       out: the sweep's folder.
       shard: the shard's name.
       every: seconds that pass at least between two writes; :meth:`due` says when.
+      holder: the runner that has the shard's lease; where it is another's by now, nothing is written. "": not asked.
     """
 
-    def __init__(self, out: Path | str, shard: str, every: float = 30.0):
+    def __init__(self, out: Path | str, shard: str, every: float = 30.0, holder: str = ""):
+        self._holder = holder
         self.file: Path = Path(out) / FOLDER / f"{shard}.npz"
         self.every = every
         self._last = time.monotonic()
 
     def part(self, first: int, count: int) -> Checkpoint:
         """That of ``count`` of the shard's cells, from place ``first`` on, where they do not run all at once."""
-        part = Checkpoint(self.file.parents[1], f"{self.file.stem}.{first}x{count}", self.every)
+        part = Checkpoint(self.file.parents[1], f"{self.file.stem}.{first}x{count}", self.every, self._holder)
         part._last = self._last
         return part
 
@@ -51,6 +53,12 @@ class Checkpoint:
         Raises:
           OSError: the disk is full; the state before is kept.
         """
+        if (
+            self._holder
+            and leases.holder(self.file.parents[1], self.file.stem.partition(".")[0]) != self._holder
+        ):
+            self._last = time.monotonic()  # the state there is the next runner's
+            return
         self.file.parent.mkdir(exist_ok=True)  # its folder alone: a removed results folder stays removed
         content = io.BytesIO()
         arrays: dict[str, Any] = {_STAMP: np.array(_stamp()), **state}

@@ -211,6 +211,13 @@ def held(out: Path | str) -> set[str]:
     return {m[1] for m in map(_LEASE.fullmatch, _names(Path(out) / FOLDER)) if m and m[1] != LOCK}
 
 
+def holder(out: Path | str, shard: str) -> str:
+    """The runner that has the lease on a shard, dead or alive; "" for none."""
+    folder = Path(out) / FOLDER
+    turns = [int(m[2]) for m in map(_LEASE.fullmatch, _names(folder)) if m and m[1] == shard]
+    return (_read(folder / f"{shard}.{max(turns)}") or "").split("\n")[0] if turns else ""
+
+
 def runners(out: Path | str) -> list[str]:
     """Runners with a heartbeat in the folder, dead or alive."""
     return _beating(Path(out) / FOLDER, BEAT)

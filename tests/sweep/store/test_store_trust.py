@@ -351,3 +351,17 @@ def test_second_writer_without_hard_links(tmp_path, monkeypatch, number):
     assert not atomic.create(tmp_path / "a", "second")
     assert (tmp_path / "a").read_text() == "first"
     assert atomic.leftovers(tmp_path) == []
+
+
+def test_no_checkpoint_without_the_lease(tmp_path):
+    name, state = "0" * 16, {"x": np.arange(3.0)}
+    with leases.Runner(tmp_path) as first:
+        assert first.acquire(name)
+        checkpoint = checkpoints.Checkpoint(tmp_path, name, holder=first.name)
+        checkpoint.save(state)
+        assert checkpoint.load() is not None
+        (tmp_path / leases.FOLDER / f"{name}.1").write_text(seal.line("f" * 12))  # another's turn
+        checkpoint.save({"x": np.arange(9.0)})
+        checkpoint.part(0, 2).save(state)
+    np.testing.assert_array_equal(checkpoint.load()["x"], state["x"])
+    assert len(list(checkpoint.file.parent.iterdir())) == 1
