@@ -119,6 +119,15 @@ def verify(args: argparse.Namespace) -> int:
     return int(not verdict.sound)
 
 
+def compact(args: argparse.Namespace) -> int:
+    """Few files in the place of many; 1 if some are damaged."""
+    from dlnjax.sweep.store import compaction
+
+    merged = compaction.compact(args.out)
+    print(f"{args.out}: " + "\n  ".join(merged.lines()))
+    return int(bool(merged.damage))
+
+
 def report(args: argparse.Namespace) -> int:
     """A page about the results."""
     from dlnjax.analysis import report as pages
@@ -273,6 +282,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "status": status,
     "verify": verify,
+    "compact": compact,
     "report": report,
     "export": export,
     "reproduce": reproduce,

@@ -53,6 +53,12 @@ _VERIFY = """example:
 
 Every file is read and compared with its hash; what dead runners left behind is harmless and listed apart.
 exit codes: 0 sound; 1 damaged, one line a finding; 2 no sweep there."""
+_COMPACT = """example:
+  dlnjax compact results/depth_rate
+
+Files of finished shards, one a shard, become few files; reading 20,000 of them then takes seconds. Killed at any
+moment, no result is lost, and the same command goes on. Everything else works as before, runs that go on too.
+exit codes: 0 merged, or nothing to merge; 1 damaged files were left as they are; 2 no sweep there."""
 _REPORT = """examples:
   dlnjax report results/depth_rate                    DIR/report.html: needs no other file and no network
   dlnjax report results/depth_rate --no-interactive   the same without the 5 MB script
@@ -150,6 +156,7 @@ def build() -> Parser:
     _run(command("run", text, _RUN.format(options=_options_of_a_config())))
     _folder(command("status", "How far the sweep in a folder is; also while it runs.", _STATUS))
     _folder(command("verify", "Check everything a results folder promises; name damaged files.", _VERIFY))
+    _folder(command("compact", "Merge the files of finished shards into few.", _COMPACT))
     _report(command("report", "Write a report page about the results in a folder.", _REPORT))
     _export(command("export", "Write a folder's results for other programs.", _EXPORT))
     _reproduce(command("reproduce", "Run committed studies again and say which numbers moved.", _REPRODUCE))

@@ -62,11 +62,11 @@ def run(
         return run_sweep(sweep, out, executor=pool, extend=extend, listen=listen)
 
 
-def read(out: Path | str, columns: Sequence[str] | None = None) -> pa.Table:
+def read(out: Path | str | Sequence[Path | str], columns: Sequence[str] | None = None) -> pa.Table:
     """The results in a folder: one row a cell, as far as they are computed (columns: the documentation's "store").
 
     Args:
-      out: the folder of the results.
+      out: the folder of the results; or several, whose results come one behind the other (no cell may be in two).
       columns: those to read, all if None; the curves are most of a large sweep.
     """
     from dlnjax.sweep import store

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 import pyarrow as pa
 
 from dlnjax.sweep import store
-from dlnjax.sweep.store import manifest
+from dlnjax.sweep.store import manifest, reading
 
 _SCALE_KEYS = ("step_rule", "data", "width", "depth", "scale_middle", "scale_last")
 _COLUMNS = (*_SCALE_KEYS, "rank")
@@ -53,7 +53,7 @@ def annotate(out: Path | str, reported: Mapping[str, Results], *, everything: bo
     others: set[str] = set()
     if everything:  # a file that is no shard of the manifest is nobody's result: reading the folder names it
         others = store.done(out) & manifest.existing(out)["partition"].keys() - reported.keys()
-    read = {name: results(store.read_shard(out, name, _COLUMNS)) for name in others}
+    read = {min(part.names): results(part.table) for part in _parts(Path(out), others)}
     ordered = [part for _, part in sorted({**reported, **read}.items())]
     if ordered:
         together = {
@@ -61,6 +61,12 @@ def annotate(out: Path | str, reported: Mapping[str, Results], *, everything: bo
             "rank": {data: rank for part in ordered for data, rank in part.rank.items()},
         }
         manifest.annotate(out, together)
+
+
+def _parts(out: Path, names: set[str]) -> list[reading.Part]:
+    """The shards' rows, of the columns that say something of the sweep."""
+    partition = manifest.partition(manifest.existing(out)) if names else None
+    return [part for part in reading.parts(out, (*_COLUMNS, "cell"), partition, names) if part.names]
 
 
 def is_partial(content: manifest.Manifest) -> bool:

@@ -25,7 +25,7 @@ from dlnjax.sweep.driver import metadata as results
 from dlnjax.sweep.driver import places, progress, task
 from dlnjax.sweep.driver.outcome import Outcome
 from dlnjax.sweep.driver.scheduler import Scheduler
-from dlnjax.sweep.store import leases, manifest
+from dlnjax.sweep.store import files, leases, manifest, packs
 from dlnjax.sweep.store.protocols import Planner, Sweep
 
 __all__ = ["Outcome", "run"]
@@ -147,7 +147,12 @@ def _annotated(
 
 def _set_aside(out: Path, runner: leases.Runner, listen: progress.Progress) -> None:
     """Moves files that are cut short out of the way, so that their shards are computed again."""
-    for name in store.truncated(out, store.done(out)):
+    for file in packs.of(out):
+        if not files.ends_well(file):
+            with suppress(FileNotFoundError):  # another runner was quicker
+                file.rename(file.with_suffix(".damaged"))
+                listen("damaged", file=str(file))
+    for name in store.truncated(out, store.loose(out)):
         if not runner.acquire(name):
             continue
         if store.truncated(out, [name]):  # still so, now that nobody else is at it

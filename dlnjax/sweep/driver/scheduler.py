@@ -78,7 +78,7 @@ class Scheduler:
                     self._flying[self._place.start(shard, self._waiting.values())] = shard
 
     def _is_done(self, name: str) -> bool:
-        return store.path(self._out, name).exists()
+        return store.is_done(self._out, name)
 
     def _land(self) -> None:
         """Takes in what has ended; waits for one if all slots are taken or nothing else is to be had."""

@@ -1,10 +1,12 @@
-"""The folder of a sweep: its manifest, one immutable file per shard, leases, checkpoints and failures."""
+"""The folder of a sweep: its manifest, one immutable file per shard or pack of shards, leases, checkpoints and failures."""
 
 from dlnjax.sweep.store.reading import read
 from dlnjax.sweep.store.shards import (
     SHARDS,
     counts,
     done,
+    is_done,
+    loose,
     metadata,
     metadata_of,
     path,
@@ -17,6 +19,8 @@ __all__ = [
     "SHARDS",
     "counts",
     "done",
+    "is_done",
+    "loose",
     "metadata",
     "metadata_of",
     "path",

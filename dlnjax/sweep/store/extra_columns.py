@@ -84,7 +84,7 @@ def params(out: Path | str, cell: Cell | Mapping[str, Any] | str) -> Params:
     """
     key = cell if isinstance(cell, str) else cell.key() if isinstance(cell, Cell) else cell["cell"]
     name = _shard(Path(out), key)
-    if not store.path(out, name).exists():
+    if not store.is_done(out, name):
         raise FileNotFoundError(f"{out}: the cell's shard {name} is not computed yet; run the sweep again")
     text = store.metadata(out, name).get(_SHAPES)
     if text is None:

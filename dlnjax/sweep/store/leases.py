@@ -26,10 +26,12 @@ from dlnjax.sweep.store import atomic, seal
 
 #: Where leases live; the name is that of the first version, and of folders on disk.
 FOLDER = "claims"
-#: What the manifest's lock is a lease on, and how heartbeats end of those who want it or want shards.
-LOCK, LOCK_BEAT, BEAT = "manifest", ".lock-beat", ".beat"
+#: What the locks of the manifest and of the one that merges files are leases on.
+LOCK, COMPACTION = "manifest", "compaction"
+#: How heartbeats end of those who want a lock or want shards.
+LOCK_BEAT, BEAT = ".lock-beat", ".beat"
 # Turns beyond the last are no leases: nobody gets there one by one.
-_LEASE = re.compile(r"([0-9a-f]{16}|manifest)\.(0|[1-9]\d{0,4})")
+_LEASE = re.compile(r"([0-9a-f]{16}|manifest|compaction)\.(0|[1-9]\d{0,4})")
 _LAST = 99_999
 _NAME = re.compile(r"[0-9a-f]{12}")
 _BEAT = re.compile(r".*\n\d* ?\d*\n\d+")
@@ -37,7 +39,7 @@ _PROCESS = re.compile(r"\d{1,10}( \d{1,20})?")
 
 
 class LockLost(OSError):
-    """Another runner took the manifest's lock meanwhile: this one was silent for too long."""
+    """Another runner took the lock meanwhile: this one was silent for too long."""
 
 
 class Runner:
@@ -187,28 +189,32 @@ class Runner:
 
 
 @contextmanager
-def lock(out: Path | str) -> Iterator[Runner]:
-    """The manifest's lock: one at a time is inside the block; call :func:`keeps` on the runner before writing.
+def lock(out: Path | str, name: str = LOCK) -> Iterator[Runner]:
+    """A lock: one at a time is inside the block; call :func:`keeps` on the runner before writing.
+
+    Args:
+      out: the sweep's folder.
+      name: ``LOCK`` for the manifest's, ``COMPACTION`` for that of the one that merges files.
 
     Raises:
       FileNotFoundError: the folder is gone.
     """
     with Runner(out, suffix=LOCK_BEAT) as runner:
-        while not runner.acquire(LOCK):
+        while not runner.acquire(name):
             time.sleep(random.uniform(0.01, 0.03))
         runner.bury(runner.dead())
         yield runner
 
 
-def keeps(runner: Runner) -> None:
-    """Raises LockLost if the manifest's lock is another's by now."""
-    if not runner.holds(LOCK):
-        raise LockLost(f"{runner.folder.parent}: another runner took the lock of the manifest; run it again")
+def keeps(runner: Runner, name: str = LOCK) -> None:
+    """Raises LockLost if the lock is another's by now."""
+    if not runner.holds(name):
+        raise LockLost(f"{runner.folder.parent}: another runner took the lock of the {name}; run it again")
 
 
 def held(out: Path | str) -> set[str]:
     """Shards that some runner has a lease on, dead or alive."""
-    return {m[1] for m in map(_LEASE.fullmatch, _names(Path(out) / FOLDER)) if m and m[1] != LOCK}
+    return {m[1] for m in map(_LEASE.fullmatch, _names(Path(out) / FOLDER)) if m and m[1] not in (LOCK, COMPACTION)}
 
 
 def holder(out: Path | str, shard: str) -> str:

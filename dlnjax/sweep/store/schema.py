@@ -99,6 +99,15 @@ def table(columns: Mapping[str, Values] | Sequence[Mapping[str, object]], record
     return pa.Table.from_arrays(arrays, schema=wanted)
 
 
+def missing(written: pa.Schema) -> list[str]:
+    """Columns that a file lacks and that :func:`upgrade` does not add."""
+    word = (written.metadata or {}).get(b"schema_version", b"1")
+    older = range(int(word), SCHEMA_VERSION) if word.isdigit() else ()
+    added = {*_BLANKS, *(name for version in older for name in _ADDED.get(version, ()))}
+    names = set(written.names) | added
+    return [name for name in (*_COLUMNS, *CURVE_COLUMN.values()) if name not in names]
+
+
 def warm() -> None:
     """Makes pyarrow import what its first table needs: where pandas is installed, that, in a third of a second."""
     pa.array([""])

@@ -19,9 +19,11 @@ from dlnjax.sweep.store import (
     atomic,
     checkpoints,
     failures,
+    files,
     leases,
     manifest,
     manifest_fields,
+    packs,
     reading,
     schema,
     shards,
@@ -123,20 +125,13 @@ def verify(out: Path | str) -> Verdict:
     seen: Counter[str] = Counter()
     kinds: set[pa.DataType] = set()
     versions: dict[str, str] = {}
-    for name in sorted(store.done(out)):
-        file = store.path(out, name)
-        try:
-            shard, said = shards.read_with_metadata(file)
-        except (ValueError, OSError) as error:
-            verdict.damage.append(_line(file, error))
-            continue
-        errors = [*reading.strange(name, shard, said, partition), *_shard_errors(shard)]
-        verdict.damage += [f"{file}: {error}" for error in errors]
-        if not errors:
-            seen.update(shard["cell"].to_pylist())
-            kinds.add(shard.schema.field("curve_step").type)
-            versions[name] = said.get("dlnjax_version", "")
-            verdict.done += 1
+    for looked in _looks(out, partition):
+        verdict.damage += looked.damage
+        fresh = looked.cells.keys() - versions.keys()
+        seen.update(key for name in fresh for key in looked.cells[name])
+        versions |= looked.versions
+        kinds |= looked.kinds
+        verdict.done += len(fresh)
     verdict.notes = reading.other_versions(out, content, versions)
     verdict.cells = len(seen)
     verdict.damage += [f"{out}: cell {key} is there {n} times" for key, n in seen.items() if n > 1]
@@ -204,12 +199,64 @@ def _line(file: Path, error: Exception) -> str:
     return said if said.startswith(str(file)) else f"{file}: {said}"
 
 
-def _shard_errors(shard: pa.Table) -> Iterator[str]:
-    missing = [column for column in schema.arrow_schema(1).names if column not in shard.column_names]
+@dataclass
+class _Look:
+    """What a file of results shows: damage, and of sound shards cells, versions, and types of the curves."""
+
+    damage: list[str] = field(default_factory=list)
+    cells: dict[str, list[str]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    kinds: set[pa.DataType] = field(default_factory=set)
+
+
+def _looks(out: Path, partition: manifest.Partition) -> Iterator[_Look]:
+    """At every file of results; the shards' own before packs, into which they may be merged meanwhile."""
+    loose = [shards.path(out, name) for name in sorted(shards.loose(out))]
+    yield from files.in_threads(lambda file: _look_at_shard(file, partition), loose)
+    yield from (_look_at_pack(file, partition) for file in packs.of(out))
+
+
+def _look_at_shard(file: Path, partition: manifest.Partition) -> _Look:
+    try:
+        columns = ["cell", "status"] if files.is_sealed(file) else None  # what is not hashed is decoded
+        content = files.load(file, columns)
+    except FileNotFoundError:
+        return _Look()
+    except (ValueError, OSError) as error:
+        return _Look([_line(file, error)])
+    name = file.stem
+    cells = content.table["cell"].to_pylist() if "cell" in content.table.column_names else []
+    errors = [*reading.strange(name, cells, content.said, partition), *_shard_errors(content)]
+    if errors:
+        return _Look([f"{file}: {error}" for error in errors])
+    return _Look([], {name: cells}, {name: content.said.get("dlnjax_version", "")}, _kinds(content.columns))
+
+
+def _look_at_pack(file: Path, partition: manifest.Partition) -> _Look:
+    try:
+        pack = reading.sound_pack(file, partition, ["cell", "status"])
+    except FileNotFoundError:
+        return _Look()
+    except (ValueError, OSError) as error:
+        return _Look([_line(file, error)])
+    if errors := list(_shard_errors(files.Content(pack.table, {}, pack.columns))):
+        return _Look([f"{file}: {error}" for error in errors])
+    keys = pack.table["cell"].to_pylist()
+    cells = {name: keys[start:stop] for name, (start, stop) in pack.rows.items()}
+    versions = {name: said.get("dlnjax_version", "") for name, said in pack.said.items()}
+    return _Look([], cells, versions, _kinds(pack.columns))
+
+
+def _kinds(columns: pa.Schema) -> set[pa.DataType]:
+    return {columns.field("curve_step").type}
+
+
+def _shard_errors(content: files.Content) -> Iterator[str]:
+    missing = schema.missing(content.columns)
     if missing:
         yield f"columns missing: {', '.join(missing)}"
         return
-    wrong = set(shard["status"].to_pylist()) - set(STATUSES)
+    wrong = set(content.table["status"].to_pylist()) - set(STATUSES)
     if wrong:
         yield f"status {sorted(map(str, wrong))}; it is one of {', '.join(STATUSES)}"
 
@@ -227,20 +274,24 @@ def _small_damage(out: Path) -> Iterator[str]:
 
 def _dangling(out: Path) -> Iterator[str]:
     """Links to nowhere; those in the place of a shard, the manifest or the config are named where these are read."""
-    read = {out / manifest.NAME, out / manifest.CONFIG, *(store.path(out, name) for name in store.done(out))}
+    read = {out / manifest.NAME, out / manifest.CONFIG, *packs.of(out)}
+    read |= {store.path(out, name) for name in store.loose(out)}
     for file in sorted(out.rglob("*")):
         if file.is_symlink() and not file.exists() and file not in read:
             yield f"{file}: a link to a file that is not there; delete it"
 
 
 def _leftovers(out: Path) -> list[Path]:
-    """Temporary and damaged files, leases and heartbeats of the dead, checkpoints of shards that are done."""
+    """Temporary and damaged files, leases and heartbeats of the dead, checkpoints of
+    shards that are done, files of shards that a pack holds."""
     done = store.done(out)
-    files = set(atomic.leftovers(out)) | set((out / store.SHARDS).glob("*.damaged"))
-    files |= {path for path in (out / "checkpoints").glob("*.npz") if path.stem in done}
+    paths = set(atomic.leftovers(out))
+    paths |= {path for folder in (store.SHARDS, packs.PACKS) for path in (out / folder).glob("*.damaged")}
+    paths |= {store.path(out, name) for name in store.loose(out) & packs.index(out).keys()}
+    paths |= {path for path in (out / "checkpoints").glob("*.npz") if path.stem in done}
     watch = leases.Runner(out)
-    files |= {watch.folder / f"{name}.beat" for name in leases.runners(out) if not watch.alive(name)}
-    files |= {path for path in watch.folder.glob("*.[0-9]*") if path.name.split(".")[0] in done}
+    paths |= {watch.folder / f"{name}.beat" for name in leases.runners(out) if not watch.alive(name)}
+    paths |= {path for path in watch.folder.glob("*.[0-9]*") if path.name.split(".")[0] in done}
     lock = leases.Runner(out, suffix=leases.LOCK_BEAT)
-    files |= {lock.folder / f"{name}{leases.LOCK_BEAT}" for name in lock.dead()}
-    return sorted(files)
+    paths |= {lock.folder / f"{name}{leases.LOCK_BEAT}" for name in lock.dead()}
+    return sorted(paths)

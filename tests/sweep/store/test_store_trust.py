@@ -18,13 +18,13 @@ from dlnjax.sweep.store import (
     atomic,
     checkpoints,
     failures,
+    files,
     leases,
     manifest,
     manifest_fields,
     provenance,
     schema,
     seal,
-    shards,
     verify,
 )
 
@@ -120,7 +120,7 @@ def changed(whole, place, dice):
 
 def old_file(file, table):
     """As versions without seals wrote it."""
-    said = {"schema_version": "2", "values_sha256": shards._digest(table), "dlnjax_version": "1.0"}
+    said = {"schema_version": "2", "values_sha256": files._digest(table), "dlnjax_version": "1.0"}
     pq.write_table(table.replace_schema_metadata(said), file, compression="zstd", write_page_checksum=True)
 
 
