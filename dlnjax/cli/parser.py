@@ -76,6 +76,7 @@ _REPRODUCE = """examples, in a checkout:
 exit codes: 0 nothing moved beyond its tolerance; 1 something did, or a run failed; 2 a mistake."""
 _BENCH = """benchmarks:
   cells    whole sweeps: programs, time outside the devices, a million cells
+  folder   a simulation of many runners on one folder: how many it bears
   methods  evaluations that each kind of optimizer needs on the reference case
   optim    time per optimizer step, and drift over 100 000 steps
   sparse   sparse codes by a network, against its bare convolutions and other coders

@@ -77,7 +77,7 @@ def test_wrong_command_lines(argv, told):
 
 def test_benchmarks_are_what_can_be_run():
     """No module that only serves others, and every name has an entry of its own."""
-    assert benchmarks.names() == ["cells", "methods", "optim", "sparse", "sweep"]
+    assert benchmarks.names() == ["cells", "folder", "methods", "optim", "sparse", "sweep"]
     folder = Path(commands.__file__).parents[1] / "bench"
     assert all("\ndef main(" in (folder / f"{name}.py").read_text() for name in benchmarks.names())
 

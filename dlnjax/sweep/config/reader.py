@@ -22,8 +22,9 @@ from dlnjax.sweep.config.validators import Complaint
 Raw = Mapping[str, object]
 #: Option -> its checked value, of the type that its declaration says, or ``_BAD``.
 Values = dict[str, Any]
-#: More cells than this are taken for a mistake in the lists.
+#: Cells of a sweep at most: so many are planned in 17 s of one core and 0.94 GB; both grow with their number.
 MOST_CELLS = 1_000_000
+_SPLIT = "split the lists (the seeds, say) over several configs, whose folders sweep.read reads as one"
 #: At most so many lines for one option, so that a long wrong list does not bury the rest.
 _LINES_A_KEY = 5
 _BAD: Final = object()  # stands for a value that a line was added for
@@ -237,7 +238,7 @@ class Reader:
                 total += Grid(**grid).size()
             grids.append(grid)
         if total > MOST_CELLS:
-            self.complain("grid", f"{total} cells are more than {MOST_CELLS}; give shorter lists")
+            self.complain("grid", f"{total} cells are more than {MOST_CELLS}; {_SPLIT}")
         return grids
 
     def _lists(self, path: str, raw: Raw) -> Values:

@@ -20,8 +20,8 @@ from dlnjax.sweep.driver.task import Report
 from dlnjax.sweep.store import failures, leases, manifest
 from dlnjax.sweep.store.protocols import Shard
 
-# How long to wait before looking again whether another runner has finished, died or given up.
-_PATIENCE = 0.5
+#: How long to wait before looking again whether another runner has finished, died or given up.
+PATIENCE = 0.5
 
 
 class Scheduler:
@@ -84,7 +84,7 @@ class Scheduler:
         """Takes in what has ended; waits for one if all slots are taken or nothing else is to be had."""
         if not self._flying:
             return
-        ended, _ = wait(self._flying, timeout=_PATIENCE, return_when=FIRST_COMPLETED)
+        ended, _ = wait(self._flying, timeout=PATIENCE, return_when=FIRST_COMPLETED)
         for future in ended:
             shard = self._flying.pop(future)
             try:
@@ -122,7 +122,7 @@ class Scheduler:
         if not self._waiting or not share:
             return False
         self._listen("waiting", shards=len(self._waiting))
-        time.sleep(_PATIENCE)
+        time.sleep(PATIENCE)
         return True
 
     def _count_late(self) -> None:

@@ -8,7 +8,7 @@ and readers take it once. The same command after a kill removes what a sound pac
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,19 +75,18 @@ def compact(out: Path | str, *, size: int = SIZE, count: int = COUNT) -> Compact
             _reached("published")
             _compare(file, bundle, partition)
             _reached("checked")
-            _remove(out, [name for name, _, _ in bundle], lock)
+            _remove(out, bundle.rows, lock)
             _reached("removed")
-            done.shards += len(bundle)
+            done.shards += len(bundle.rows)
     done.after = _count(out)
     return done
 
 
 def _bundles(
     out: Path, partition: manifest.Partition, done: Compacted, size: int, count: int
-) -> Iterator[list[_Shard]]:
+) -> Iterator[packs.Bundle]:
     """Sound shards in groups, each of one schema, with what is no sound shard put on record."""
-    waiting: dict[pa.Schema, list[_Shard]] = defaultdict(list)
-    nbytes: dict[pa.Schema, int] = defaultdict(int)
+    waiting: dict[pa.Schema, packs.Bundle] = defaultdict(packs.Bundle)
 
     def load(name: str) -> _Shard | str | None:
         file = shards.path(out, name)
@@ -104,23 +103,22 @@ def _bundles(
 
     for loaded in files.in_threads(load, sorted(shards.loose(out))):
         if isinstance(loaded, tuple):
-            kind = loaded[1].schema
-            waiting[kind].append(loaded)
-            nbytes[kind] += loaded[1].nbytes
-            if sum(nbytes.values()) >= size or len(waiting[kind]) >= count:
-                largest = max(nbytes, key=nbytes.__getitem__) if len(waiting[kind]) < count else kind
-                nbytes.pop(largest)
-                yield waiting.pop(largest)
+            bundle = waiting[loaded[1].schema]
+            bundle.add(*loaded)
+            if len(bundle.rows) >= count:
+                yield waiting.pop(loaded[1].schema)
+            elif sum(other.nbytes for other in waiting.values()) >= size:
+                yield waiting.pop(max(waiting, key=lambda kind: waiting[kind].nbytes))
         elif loaded:
             done.damage.append(loaded)
-    yield from (bundle for bundle in waiting.values() if len(bundle) > 1)
+    yield from (bundle for bundle in waiting.values() if len(bundle.rows) > 1)
 
 
-def _compare(file: Path, bundle: list[_Shard], partition: manifest.Partition) -> None:
+def _compare(file: Path, bundle: packs.Bundle, partition: manifest.Partition) -> None:
     """Raises ValueError where a pack, read from the disk, does not hold what was put into it."""
     pack = reading.sound_pack(file, partition)
-    expected = pa.concat_tables([table for _, table, _ in bundle])
-    if list(pack.rows) != [name for name, _, _ in bundle] or not _same(pack.table, expected):
+    lengths = {name: stop - start for name, (start, stop) in pack.rows.items()}
+    if list(lengths.items()) != list(bundle.rows.items()) or not _same(pack.table, bundle.table()):
         raise ValueError(f"{file}: does not hold what was written; delete it (all shards have their own files)")
 
 
@@ -145,7 +143,7 @@ def _bits(column: pa.Array) -> tuple[object, ...]:
     return nulls, inner, column.fill_null(0).to_numpy(zero_copy_only=False).tobytes()
 
 
-def _remove(out: Path, names: list[str] | dict[str, tuple[int, int]], lock: leases.Runner) -> None:
+def _remove(out: Path, names: Iterable[str], lock: leases.Runner) -> None:
     """Removes the own files of shards that a sound pack holds."""
     leases.keeps(lock, leases.COMPACTION)
     for name in names:

@@ -58,7 +58,7 @@ class Runner:
         self.folder: Path = Path(out) / FOLDER
         self.name: str = f"{uuid.uuid4().hex[:12]}"
         self.lease = lease
-        self._beat = lease / 6 if beat is None else beat
+        self.beat = lease / 6 if beat is None else beat
         self._suffix = suffix
         self._turns: dict[str, int] = {}
         self._seen: dict[str, tuple[str, float]] = {}
@@ -169,7 +169,7 @@ class Runner:
 
     def _keep_beating(self) -> None:
         count = 0
-        while not self._stop.wait(self._beat):
+        while not self._stop.wait(self.beat):
             count += 1
             try:
                 self._write_beat(count)

@@ -27,6 +27,8 @@ from dlnjax.sweep.store import atomic, files, seal
 PACKS = "packs"
 # Key of the shards of a pack in its metadata.
 _PACKED = "packed"
+#: Small tables that are joined at a time: one costs some 80 kB in memory besides its rows.
+TOGETHER = 64
 _FILE = re.compile(r"[0-9a-f]{16}\.parquet")
 
 
@@ -93,25 +95,48 @@ def load(file: Path, columns: Sequence[str] | None = None, *, weights: bool = Tr
     return Pack(table, rows, each, written)
 
 
-def publish(out: Path | str, shards: Sequence[tuple[str, pa.Table, Mapping[str, str]]], said: Mapping[str, str]) -> Path:
+class Bundle:
+    """Shards on the way into a pack: tables of one schema, joined as they come, for a small one costs much memory."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, int] = {}
+        self.said: dict[str, dict[str, str]] = {}
+        self.nbytes = 0
+        self._tables: list[pa.Table] = []
+        self._joined: list[pa.Table] = []
+
+    def add(self, name: str, table: pa.Table, said: Mapping[str, str]) -> None:
+        """Puts a shard behind the others."""
+        self.rows[name], self.said[name] = len(table), dict(said)
+        self.nbytes += table.nbytes
+        self._tables.append(table)
+        if len(self._tables) >= TOGETHER:
+            self._joined.append(joined(self._tables))
+            self._tables = []
+
+    def table(self) -> pa.Table:
+        """All rows."""
+        return joined([*self._joined, *self._tables])
+
+
+def joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables one behind the other, as one piece."""
+    return pa.concat_tables(tables, promote_options="default").combine_chunks() if tables else pa.table({})
+
+
+def publish(out: Path | str, bundle: Bundle, said: Mapping[str, str]) -> Path:
     """Writes a pack, whole or not at all.
 
     Args:
       out: the sweep's folder.
-      shards: names, tables of one schema, and metadata.
+      bundle: its shards.
       said: metadata of the file itself (versions).
     """
-    names = [name for name, _, _ in shards]
-    common = dict(set.intersection(*(set(each.items()) for _, _, each in shards)))
-    packed = {
-        "rows": {name: len(table) for name, table, _ in shards},
-        "common": common,
-        "own": {name: {k: v for k, v in each.items() if k not in common} for name, _, each in shards},
-    }
-    table = pa.concat_tables([table for _, table, _ in shards]).combine_chunks()
-    blank = {seal.KEY: seal.BLANK}
-    table = table.replace_schema_metadata({**said, _PACKED: json.dumps(packed), **blank})
-    file = Path(out) / PACKS / f"{plan.shard_name(names)}.parquet"
+    common = dict(set.intersection(*(set(each.items()) for each in bundle.said.values())))
+    own = {name: {k: v for k, v in each.items() if k not in common} for name, each in bundle.said.items()}
+    packed = json.dumps({"rows": bundle.rows, "common": common, "own": own})
+    table = bundle.table().replace_schema_metadata({**said, _PACKED: packed, seal.KEY: seal.BLANK})
+    file = Path(out) / PACKS / f"{plan.shard_name(bundle.rows)}.parquet"
     file.parent.mkdir(exist_ok=True)
     content = files.encoded(table)
     atomic.publish(file, lambda temporary: _write(temporary, content))

@@ -19,9 +19,6 @@ import pyarrow as pa
 from dlnjax.sweep import plan
 from dlnjax.sweep.store import files, manifest, packs, shards
 
-# Small tables that are joined at a time: one costs some 40 kB in memory besides its rows.
-_TOGETHER = 64
-
 
 class Part(NamedTuple):
     """Rows of some shards, one shard behind the other: names, lengths, versions of dlnjax, and the table."""
@@ -94,11 +91,11 @@ def parts(
     seen: set[str] = set()
 
     def group(start: int) -> Part:
-        some = loose[start : start + _TOGETHER]
+        some = loose[start : start + packs.TOGETHER]
         loaded = ((name, _loaded(out, name, columns, partition)) for name in some)
         return _joined([(name, one) for name, one in loaded if one is not None])
 
-    for part in files.in_threads(group, range(0, len(loose), _TOGETHER)):
+    for part in files.in_threads(group, range(0, len(loose), packs.TOGETHER)):
         seen.update(part.names)
         yield part
     vanished = set(loose) - seen  # into a pack, which is looked for after the files
@@ -151,9 +148,8 @@ def _loaded(
 
 def _joined(shards_read: Sequence[tuple[str, tuple[pa.Table, str]]]) -> Part:
     tables = [table for _, (table, _) in shards_read]
-    table = pa.concat_tables(tables, promote_options="default").combine_chunks() if tables else pa.table({})
     names, versions = [name for name, _ in shards_read], [version for _, (_, version) in shards_read]
-    return Part(names, list(map(len, tables)), versions, table)
+    return Part(names, list(map(len, tables)), versions, packs.joined(tables))
 
 
 def strange(

@@ -244,7 +244,7 @@ MISTAKES = {
             "depth = 8", f"depth = {list(range(2, 700))}"
         ),
         "grid",
-        "cells are more than 1000000; give shorter lists",
+        "cells are more than 1000000; split the lists",
     ),
     "key with a newline": (
         swap("depth = 8", '"de\\npth" = 8\ndepth = 8'),

@@ -14,7 +14,7 @@ from dlnjax import sweep as sweeps
 from dlnjax.sweep import store
 from dlnjax.sweep.driver import metadata
 from dlnjax.sweep.driver import run as driver
-from dlnjax.sweep.store import compaction, leases, manifest, packs, verify
+from dlnjax.sweep.store import compaction, leases, manifest, packs, reading, schema, verify
 
 SWEEP = standin.Sweep(depths=tuple(range(2, 12)), seeds=2, size=2)
 
@@ -79,13 +79,25 @@ def test_killed_at_any_stage_nothing_is_lost_and_a_second_call_finishes(folder, 
     assert verify.verify(folder).leftovers == []
 
 
+HALF_WRITTEN = """
+import os, signal, sys
+from dlnjax.sweep.store import compaction, files
+encoded = files.encoded
+
+def cut(table):
+    with open(sys.argv[1] + "/packs/.0123456789abcdef.parquet.000000000000.tmp", "wb") as file:
+        file.write(encoded(table)[:99])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+files.encoded = cut
+compaction.compact(sys.argv[1])
+"""
+
+
 def test_killed_while_the_file_is_written_leaves_a_leftover_alone(folder):
-    code = KILLED.replace("compaction._reached = reached", "") + ""
-    code = code.replace("compaction.compact(", "real = compaction.packs.files.encoded\n"
-        "def cut(table):\n    open(f'{out}/packs/.0123456789abcdef.parquet.000000000000.tmp', 'wb').write(real(table)[:99])\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\ncompaction.packs.files.encoded = cut\ncompaction.compact(")  # fmt: skip
-    found = subprocess.run([sys.executable, "-c", code, str(folder), "-", "0"], timeout=100)
+    found = subprocess.run([sys.executable, "-c", HALF_WRITTEN, str(folder)], timeout=100)
     assert found.returncode == -signal.SIGKILL
+    assert len(verify.verify(folder).leftovers) == 3  # the file, a lease and a heartbeat
     whole(folder)
     compaction.compact(folder)
     whole(folder)
@@ -247,12 +259,18 @@ def test_one_compaction_at_a_time(folder):
 
 
 def test_scales_and_ranks_are_read_from_packs(packed, monkeypatch):
-    content = manifest.load(packed)
-    del content["scales"]
-    (packed / "manifest.json").write_text(manifest._dump(content))
-    ran(packed)
-    assert manifest.load(packed)["scales"] == content.get("scales", [])
-    assert len(metadata._parts(packed, store.done(packed))) == 1
+    rows = [{**standin.row(cell), "scale_last": 0.5, "scale_middle": 0.25, "rank": 3} for cell in SWEEP.cells()]
+    table = schema.table(rows, standin.RECORDS)
+    expected = metadata.results(table)
+    monkeypatch.setattr(reading, "parts", lambda *_: iter([reading.Part(["0" * 16], [len(table)], [""], table)]))
+    metadata.annotate(packed, {}, everything=True)
+    monkeypatch.undo()
+    assert manifest.load(packed)["scales"] == expected.scales
+    assert expected.rank == manifest.load(packed)["rank"] == {"none": 3}
+    (part,) = metadata._parts(packed, store.done(packed))
+    assert (sorted(part.names), len(part.table)) == (sorted(store.done(packed)), 20)
+    (part,) = metadata._parts(packed, set(part.names[3:5]))
+    assert len(part.table) == 4
 
 
 def test_folders_are_read_as_one(packed, tmp_path):
@@ -261,7 +279,7 @@ def test_folders_are_read_as_one(packed, tmp_path):
     expected = pa.concat_tables([standin.reference(SWEEP), standin.reference(other)])
     assert sweeps.read([packed, tmp_path / "second"]).equals(expected)
     assert sweeps.read([packed, tmp_path / "second"], ["step"]).equals(expected.select(["step"]))
-    with pytest.raises(ValueError, match="is in .*out too"):
+    with pytest.raises(ValueError, match=r"is in .*out too"):
         sweeps.read([packed, tmp_path / "second", packed])
     with pytest.raises(ValueError, match="at least one"):
         sweeps.read([])
