@@ -219,7 +219,9 @@ class Folder:
         self._start(runner)
 
 
-def simulate(runners: Sequence[int], seconds: Sequence[float], per_runner: int, seed: int = 0) -> list[Figures]:
+def simulate(
+    runners: Sequence[int], seconds: Sequence[float], per_runner: int, seed: int = 0
+) -> list[Figures]:
     """A line of figures for each file system, number of runners and length of shards, printed as they come."""
     lines = []
     for files in FILE_SYSTEMS:
@@ -239,7 +241,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; exit code 1 if a shard was lost or stored twice."""
     parser = argparse.ArgumentParser(prog="dlnjax bench folder", description=__doc__)
     default = Path("results/bench/folder.csv")
-    parser.add_argument("--csv", type=Path, metavar="FILE", default=default, help="the table (default %(default)s)")
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", default=default, help="the table (default %(default)s)"
+    )
     parser.add_argument("--quick", action="store_true", help="at most 100 runners: seconds")
     options = parser.parse_args(argv)
     runners = [count for count in RUNNERS if count <= 100] if options.quick else RUNNERS

@@ -43,7 +43,10 @@ class Compacted:
 
     def lines(self) -> list[str]:
         """The account in words."""
-        return [f"{self.shards} shards merged: {self.before} files of results became {self.after}", *self.damage]
+        return [
+            f"{self.shards} shards merged: {self.before} files of results became {self.after}",
+            *self.damage,
+        ]
 
 
 def compact(out: Path | str, *, size: int = SIZE, count: int = COUNT) -> Compacted:
@@ -119,7 +122,9 @@ def _compare(file: Path, bundle: packs.Bundle, partition: manifest.Partition) ->
     pack = reading.sound_pack(file, partition)
     lengths = {name: stop - start for name, (start, stop) in pack.rows.items()}
     if list(lengths.items()) != list(bundle.rows.items()) or not _same(pack.table, bundle.table()):
-        raise ValueError(f"{file}: does not hold what was written; delete it (all shards have their own files)")
+        raise ValueError(
+            f"{file}: does not hold what was written; delete it (all shards have their own files)"
+        )
 
 
 def _same(one: pa.Table, other: pa.Table) -> bool:

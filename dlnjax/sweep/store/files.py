@@ -29,7 +29,8 @@ DAMAGED = "{}: damaged ({}); delete it and run the same command again"
 # Of fewer rows compression saves little, and costs most of the reading.
 _FEW = 64
 _END = 1 << 16  # bytes of a file's end that hold its metadata, usually
-_In, _Out = TypeVar("_In"), TypeVar("_Out")
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 
 
 class Content(NamedTuple):

@@ -214,7 +214,11 @@ def keeps(runner: Runner, name: str = LOCK) -> None:
 
 def held(out: Path | str) -> set[str]:
     """Shards that some runner has a lease on, dead or alive."""
-    return {m[1] for m in map(_LEASE.fullmatch, _names(Path(out) / FOLDER)) if m and m[1] not in (LOCK, COMPACTION)}
+    return {
+        m[1]
+        for m in map(_LEASE.fullmatch, _names(Path(out) / FOLDER))
+        if m and m[1] not in (LOCK, COMPACTION)
+    }
 
 
 def holder(out: Path | str, shard: str) -> str:

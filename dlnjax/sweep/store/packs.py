@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -182,7 +182,7 @@ def _decoded(file: Path, said: Mapping[str, str], length: int) -> Contents:
     try:
         packed = json.loads(said[_PACKED])
         ends = [0, *accumulate(map(int, packed["rows"].values()))]
-        rows = dict(zip(packed["rows"], zip(ends, ends[1:], strict=False), strict=True))
+        rows = dict(zip(packed["rows"], pairwise(ends), strict=True))
         each = {name: {**packed["common"], **packed["own"][name]} for name in rows}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise ValueError(files.DAMAGED.format(file, "it does not say which shards it holds")) from None

@@ -213,7 +213,9 @@ def _several(folders: Sequence[Path], columns: Sequence[str] | None) -> pa.Table
         table = read(folder, wanted)
         for key in table["cell"].to_pylist():
             if seen.setdefault(key, folder) is not folder:
-                raise ValueError(f"{folder}: cell {key} is in {seen[key]} too; read each result from one folder")
+                raise ValueError(
+                    f"{folder}: cell {key} is in {seen[key]} too; read each result from one folder"
+                )
         tables.append(table)
     if not tables:
         raise ValueError("no folders given; name at least one")
@@ -221,5 +223,7 @@ def _several(folders: Sequence[Path], columns: Sequence[str] | None) -> pa.Table
         whole = pa.concat_tables(tables, promote_options="default")
     except pa.ArrowException as error:
         lines = ", ".join(map(str, folders))
-        raise ValueError(f"{lines}: their columns differ ({error}); studies read as one share record.records") from None
+        raise ValueError(
+            f"{lines}: their columns differ ({error}); studies read as one share record.records"
+        ) from None
     return whole if columns is None else whole.select(list(columns))

@@ -247,7 +247,11 @@ def test_a_pack_that_reads_differently_costs_no_shard(folder, monkeypatch):
 def test_values_are_compared_bit_by_bit():
     one = pa.table({"x": [1.0, float("nan"), None], "y": ["a", "b", "c"]})
     assert compaction._same(one, one.slice(0))
-    for other in ({"x": [1.0, float("nan"), 0.0]}, {"x": [1.0 + 2**-52, float("nan"), None]}, {"y": ["a", "b", "d"]}):
+    for other in (
+        {"x": [1.0, float("nan"), 0.0]},
+        {"x": [1.0 + 2**-52, float("nan"), None]},
+        {"y": ["a", "b", "d"]},
+    ):
         assert not compaction._same(one, pa.table({**one.to_pydict(), **other}))
 
 
@@ -259,10 +263,14 @@ def test_one_compaction_at_a_time(folder):
 
 
 def test_scales_and_ranks_are_read_from_packs(packed, monkeypatch):
-    rows = [{**standin.row(cell), "scale_last": 0.5, "scale_middle": 0.25, "rank": 3} for cell in SWEEP.cells()]
+    rows = [
+        {**standin.row(cell), "scale_last": 0.5, "scale_middle": 0.25, "rank": 3} for cell in SWEEP.cells()
+    ]
     table = schema.table(rows, standin.RECORDS)
     expected = metadata.results(table)
-    monkeypatch.setattr(reading, "parts", lambda *_: iter([reading.Part(["0" * 16], [len(table)], [""], table)]))
+    monkeypatch.setattr(
+        reading, "parts", lambda *_: iter([reading.Part(["0" * 16], [len(table)], [""], table)])
+    )
     metadata.annotate(packed, {}, everything=True)
     monkeypatch.undo()
     assert manifest.load(packed)["scales"] == expected.scales
