@@ -1,4 +1,4 @@
-"""The folder of a sweep: its manifest, one immutable file per shard or pack of shards, leases, checkpoints and failures."""
+"""The folder of a sweep: its manifest, immutable files of shards and packs, leases, checkpoints and failures."""
 
 from dlnjax.sweep.store.reading import read
 from dlnjax.sweep.store.shards import (
