@@ -111,7 +111,7 @@ def moment(dice, most=250):
 
 def sweep(out, shards, setting=None, extend=False, seed=0.0, lease=30.0):
     """One runner, in a fork."""
-    scheduler._PATIENCE = 0.05
+    scheduler.PATIENCE = 0.05
     if setting:
         setting(seed, out)
     options = {"planner": standin.planner, "work": standin.work, "extend": extend, "lease": lease}
