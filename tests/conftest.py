@@ -25,7 +25,18 @@ import pytest
 
 #: Modules whose functions check the types and shapes of arguments and results while the tests run. Not ``theory``:
 #: NumPy makes scalars of its arrays of no dimension, which its annotations do not tell apart.
-CHECKED = ("initial", "layerwise", "losses", "network", "optim", "problem", "reduced", "scales", "stiefel", "train")
+CHECKED = (
+    "initial",
+    "layerwise",
+    "losses",
+    "network",
+    "optim",
+    "problem",
+    "reduced",
+    "scales",
+    "stiefel",
+    "train",
+)
 jaxtyping.install_import_hook([f"dlnjax.{name}" for name in CHECKED], "typechecking.checked")
 
 # Who starts the tests in the background has Ctrl-C ignored, which every command run here would inherit.
