@@ -263,9 +263,8 @@ def certify(
         return moved, (ratio, imbalance(moved) / bound.delta, norms**2 / bound.layer_bound, after)
 
     begun: Params = tuple(map(jnp.asarray, params))
-    start = problem.loss(begun)
     end, (ratios, gaps, norms, losses) = jax.lax.scan(step, begun, None, length=num_steps)
-    loss = jnp.concatenate([start[None], losses])
+    loss = jnp.concatenate([problem.loss(begun)[None], losses])
     return end, Certificate(jnp.max(ratios), jnp.max(gaps), jnp.max(norms), loss)
 
 
