@@ -49,7 +49,7 @@ def _written_out(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def apart(
-    on_cpu: Callable[..., jax.Array], elsewhere: Callable[..., jax.Array], *operands: jax.Array
+    on_cpu: Callable[..., jax.Array], elsewhere: Callable[..., jax.Array], *operands: jax.Array | int
 ) -> jax.Array:
     """``on_cpu(*operands)`` as an array of its own, which XLA fuses with nothing before or after it.
 

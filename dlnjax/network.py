@@ -252,7 +252,7 @@ def _backward(
     return _loop(active, body, (buffer, rows), reverse=True)
 
 
-def layer_gradients(params: Layers, gradient: jax.Array, depth: Count | None = None) -> Params:
+def layer_gradients(params: Layers, gradient: jax.Array | np.ndarray, depth: Count | None = None) -> Params:
     """The layer gradients ``g_i = A_i^T G B_i^T`` for a product gradient ``G`` of shape ``(d_N, d_0)``.
 
     Args:
@@ -280,7 +280,7 @@ def layer_gradients(params: Layers, gradient: jax.Array, depth: Count | None = N
     return vjp(params, depth)[1](gradient)
 
 
-def forward(params: Layers, x: jax.Array, activation: Activation | None = None) -> jax.Array:
+def forward(params: Layers, x: jax.Array | np.ndarray, activation: Activation | None = None) -> jax.Array:
     """Outputs ``W_N phi(W_{N-1} ... phi(W_1 x))``: every layer but the last is activated.
 
     Args:

@@ -30,10 +30,11 @@ def discrepant(params: Params) -> Scales:
     return (jnp.ones_like(inverse), *([inverse] * (len(params) - 1)))
 
 
-def _inverse(params: Params) -> jax.Array:
-    """``1 / ||W_1||_2^2``."""
+def _inverse(params: Params, shared_by: int = 1) -> jax.Array:
+    """``1 / ||W_1||_2^2``, of which a part for each of so many layers is still a normal number."""
     inverse = 1 / spectral_norm_squared(params[0])
-    if not isinstance(inverse, Tracer) and not 0 < float(inverse) < float("inf"):
+    least = shared_by * float(jnp.finfo(inverse.dtype).tiny)
+    if not isinstance(inverse, Tracer) and not least <= float(inverse) < float("inf"):
         raise ValueError(
             f"1/||W_1||_2^2 is {inverse}; give a first layer that is not zero, and rescale the target where its "
             f"square is "
@@ -51,8 +52,9 @@ def middle(params: Params) -> Scales:
     Raises:
       ValueError: as :func:`discrepant`.
     """
-    last = _inverse(params)
-    between = last / max(network.num_layers(params) - 2, 1)
+    middle_layers = max(network.num_layers(params) - 2, 1)
+    last = _inverse(params, middle_layers)
+    between = last / middle_layers
     scales: list = [jnp.ones_like(last)]
     for leaf in params[1:]:
         scales.append(between if leaf.ndim == 2 else jnp.full(leaf.shape[0], between))

@@ -152,6 +152,7 @@ def test_a_depth_takes_the_first_layers_of_the_run_and_those_outside(depth):
     np.testing.assert_allclose(network.vjp(params, depth)[0], expected, rtol=1e-12)
 
 
+@pytest.mark.mistakes
 @pytest.mark.parametrize("depth", [9, 8, 1, 0, -1])
 def test_a_depth_that_is_not_stored_is_refused(depth):
     params, _ = seven_layers()
@@ -169,6 +170,7 @@ def test_a_depth_that_is_not_stored_is_refused(depth):
     assert f"depth={depth} is not between 2 and 7" in error.get()
 
 
+@pytest.mark.mistakes
 def test_a_depth_that_is_no_integer_is_refused():
     params, _ = seven_layers()
     with pytest.raises(ValueError, match=r"depth=3.0; give an integer from 2 to 7"):
@@ -177,6 +179,7 @@ def test_a_depth_that_is_no_integer_is_refused():
         network.pad(params, 3.5)
 
 
+@pytest.mark.mistakes
 def test_layerwise_refuses_a_run_that_is_no_padding():
     params, _ = seven_layers()
     held = (params[0], stiefel.project(params[1]), stiefel.project(params[2]))

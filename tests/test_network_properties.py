@@ -126,6 +126,7 @@ def test_reduction_and_back(rank, inputs, outputs, middle, number, dtype):
     np.testing.assert_allclose(reduced.power(jnp.asarray(rotation), 37 + middle), power, atol=1e-13)
 
 
+@pytest.mark.mistakes
 @often
 @given(st.one_of(st.integers(-3, 40), st.floats(allow_nan=True)), st.one_of(st.integers(-3, 40), st.floats()))
 def test_records(num_steps, every):

@@ -225,10 +225,10 @@ def test_step_multipliers(data, dtype, number):
     with np.errstate(over="ignore", divide="ignore"):
         inverse = np.float64(1.0) / np.linalg.norm(first.astype(np.longdouble).astype(float), 2) ** 2
     kind = np.finfo(dtype)
-    if not 4 * float(kind.tiny) < inverse < float(kind.max) / 4:  # near the edges either answer is right
+    if not 8 * float(kind.tiny) < inverse < float(kind.max) / 4:  # near the edges either answer is right
         for multipliers in (scales.discrepant, scales.middle):
             with suppress(ValueError):
-                last = np.asarray(multipliers(form)[1], float).ravel()[-1]
+                last = np.asarray(multipliers(form)[-1], float).ravel()[-1]
                 np.testing.assert_allclose(last, inverse, rtol=1e-5)
         return
     equal, shared = scales.discrepant(form), scales.middle(form)

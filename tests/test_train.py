@@ -265,6 +265,7 @@ def test_any_problem_and_any_optax_transformation_will_do():
     assert network.dims(ended) == (6, 4, 4, 6)
 
 
+@pytest.mark.mistakes
 def test_mistakes_are_refused():
     square, start, _ = reference(2)
     with pytest.raises(ValueError, match="either num_steps"):
@@ -282,6 +283,7 @@ def test_mistakes_are_refused():
         train.train(start, square, optim.rgd(0.1), num_steps=5, tolerance=-1.0)
 
 
+@pytest.mark.mistakes
 @pytest.mark.parametrize("step", [-0.1, float("nan"), np.array(-0.1)])
 def test_steps_that_ascend_are_refused(step):
     square, start, _ = reference(3)

@@ -14,7 +14,7 @@ from dlnjax._linalg import small_matmul as matmul
 def turned(rows: jax.Array, turn: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """``engine._turned`` layer by layer."""
 
-    def alone(function: Callable, *operands: jax.Array) -> jax.Array:
+    def alone(function: Callable, *operands: jax.Array | int) -> jax.Array:
         # fused into what reads it, a slice or a sum would be computed again each time, and layers be copied for that
         return apart(function, function, *operands)
 

@@ -34,7 +34,7 @@ def is_known(value: Any) -> bool:
     return isinstance(value, float)
 
 
-def own(value: Number, dtype: Any = None) -> jax.Array:
+def own(value: Number | np.ndarray | np.number, dtype: Any = None) -> jax.Array:
     """The number as an array of its own: a state that is donated takes no array of the caller's with it."""
     if dtype is None:
         given = value.dtype if isinstance(value, jax.Array) else None

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
@@ -20,7 +21,7 @@ from dlnjax.optim._number import Number, is_known, number, own
 from dlnjax.optim._paths import matched, named_leaves
 from dlnjax.optim._precision import widen
 
-StepSize = Number | Callable[[Any], Any]
+StepSize = Number | np.ndarray | np.number | Callable[[Any], Any]
 
 
 class StepState(NamedTuple):

@@ -99,6 +99,7 @@ def test_the_recipe_stays_on_the_manifold_and_goes_where_the_exact_one_goes():
     assert np.linalg.norm(fast - exact) < 4 * BAND * np.linalg.norm(exact - w)
 
 
+@pytest.mark.mistakes
 def test_another_accuracy_is_refused():
     for call in (
         lambda: optim.muon(0.1, accuracy="rough"),

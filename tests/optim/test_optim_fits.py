@@ -171,6 +171,7 @@ def test_a_step_size_is_any_number(number, x64):
     np.testing.assert_array_equal(*ends)
 
 
+@pytest.mark.mistakes
 def test_other_constants_are_any_numbers_and_words_are_refused():
     w, g = point(), jnp.ones((6, 4))
     half = np.float32(0.5)

@@ -168,6 +168,7 @@ def test_published_scaling_of_step_and_attraction(name):
         np.testing.assert_allclose(ours, w, atol=1e-13)
 
 
+@pytest.mark.mistakes
 def test_safe_step_beside_the_published_one():
     """Capped at 1/(2 lambda) the published step is safe too and rarely longer; for a vector on the manifold equal."""
     rng, kept, ratios = np.random.default_rng(0), jax.jit(stiefel.kept_near), []
@@ -204,6 +205,7 @@ def test_rate_on_the_reference_case_is_that_of_riemannian_gradient_descent(name)
     assert trace.orthonormality_error[-1] < 1e-9
 
 
+@pytest.mark.mistakes
 @pytest.mark.parametrize(
     ("call", "match"),
     [

@@ -144,6 +144,7 @@ def update(link, updates, params):
     return link.update(updates, link.init(params), params)
 
 
+@pytest.mark.mistakes
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [

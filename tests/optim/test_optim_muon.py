@@ -168,6 +168,7 @@ def test_edge_of_the_dual_length_is_sharp():
     assert end(1.02 * edge) > 1e-2
 
 
+@pytest.mark.mistakes
 def test_bad_length_is_told_the_choices():
     with pytest.raises(ValueError, match="length is 'long'; choose one of unit, dual"):
         optim.muon(0.1, length="long")

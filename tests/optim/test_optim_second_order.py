@@ -74,6 +74,7 @@ def random_tangent(point, seed):
     return oracles.tangents(point, [rng.standard_normal(w.shape) for w in point])
 
 
+@pytest.mark.mistakes
 def test_hessian_vectors_equal_the_derivative_of_the_gradient_field_and_are_symmetric_and_tangent():
     point, target = layers()
     a, b = random_tangent(point, 1), random_tangent(point, 2)

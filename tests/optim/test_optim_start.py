@@ -86,6 +86,7 @@ def test_searches_begin_at_the_projected_start(make):
     assert loss(moved) < loss({"w": stiefel.project(off["w"]), "b": off["b"]})
 
 
+@pytest.mark.mistakes
 def test_an_ignored_start_and_other_words():
     off = tree(factor=1.3)
     for make in (*STEPPED.values(), lambda **k: optim.lbfgs(**k), lambda **k: optim.armijo(**k)):

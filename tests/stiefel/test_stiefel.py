@@ -362,6 +362,7 @@ def test_random_points_are_uniform():
     np.testing.assert_allclose((w**4).mean(0), np.full((3, 3), 3 / 15), atol=0.02)  # E x^4 = 3/(n(n+2))
 
 
+@pytest.mark.mistakes
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [

@@ -274,12 +274,14 @@ def test_targets_that_are_no_matrix(target):
         problem.whitened(target)
 
 
+@pytest.mark.mistakes
 @pytest.mark.parametrize("rank", [0, -1, 1.5])
 def test_optima_of_no_rank(rank):
     with pytest.raises(ValueError, match=f"rank={rank}"):
         problem.with_optimum(problem.whitened(jnp.eye(3)), rank)
 
 
+@pytest.mark.mistakes
 def test_samples_that_are_none():
     key = jax.random.key(0)
     with pytest.raises(ValueError, match=r"batch_size=1\.5"):
