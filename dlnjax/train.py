@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, SupportsIndex, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jax.core import Tracer
 
 from dlnjax import stiefel
 from dlnjax._monitor import ROUNDINGS, Monitor, Record, begin, observe, trace
-from dlnjax._types import Count, Params, Problem, Trace
+from dlnjax._types import Count, Params, Problem, PyTree, Trace
 
 
 def default_constrained(params: Params) -> tuple[bool, ...]:
@@ -77,16 +77,16 @@ class Engine(NamedTuple):
       finish: ``carry -> params``, in the form that the caller started from.
     """
 
-    carry: Any
-    one_step: Callable[[Any, jax.Array], tuple[Any, jax.Array]]
-    report: Callable[[Any, jax.Array], Record]
-    finish: Callable[[Any], Any]
+    carry: PyTree
+    one_step: Callable[[PyTree, jax.Array], tuple[PyTree, jax.Array]]
+    report: Callable[[PyTree, jax.Array], Record]
+    finish: Callable[[PyTree], PyTree]
 
 
 class Run(NamedTuple):
     """A run between two records: what a checkpoint keeps and what the next chunk starts from."""
 
-    carry: Any  # the engine's own state: params and optimizer state, or the reduced network
+    carry: PyTree  # the engine's own state: params and optimizer state, or the reduced network
     monitor: Monitor
     bad_step: jax.Array  # first step whose probe was not finite, -1 while there is none
     step: jax.Array
@@ -148,7 +148,7 @@ def advance(run: Run, engine: Engine, interval: Count, tolerance: float) -> tupl
     ), record
 
 
-def scan(engine: Engine, *, intervals: jax.Array, tolerance: float) -> tuple[Any, Trace]:
+def scan(engine: Engine, *, intervals: jax.Array, tolerance: float) -> tuple[PyTree, Trace]:
     """A whole run: what it ends with, and the trace containing step 0.
 
     Args:
@@ -197,7 +197,7 @@ def lengths(num_steps: int | None, record_every: int, record_intervals: jax.Arra
     return jnp.array([every] * whole + [rest] * bool(rest), jnp.int32)
 
 
-def _positive(name: str, number: Any) -> int:
+def _positive(name: str, number: SupportsIndex) -> int:
     try:
         known = operator.index(number)
     except TypeError:
@@ -207,7 +207,7 @@ def _positive(name: str, number: Any) -> int:
     return known
 
 
-def _checked_intervals(intervals: Any) -> jax.Array:
+def _checked_intervals(intervals: object) -> jax.Array:
     if isinstance(intervals, Tracer):
         return jnp.asarray(intervals, jnp.int32)
     known = np.asarray(intervals)
@@ -216,7 +216,7 @@ def _checked_intervals(intervals: Any) -> jax.Array:
     return jnp.asarray(known, jnp.int32)
 
 
-def check_number(name: str, number: Any, least: float, below: float = np.inf) -> None:
+def check_number(name: str, number: object, least: float, below: float = np.inf) -> None:
     """Refuse a number known now that is not in ``[least, below)``; traced ones pass.
 
     Raises:
@@ -255,7 +255,7 @@ def prepare(
     """
     held = default_constrained(params) if constrained is None else constrained
     options = {} if depth is None else {"depth": depth}
-    update: Any = optimizer.update
+    update: PyTree = optimizer.update
     takes_value = isinstance(optimizer, optax.GradientTransformationExtraArgs)
 
     def loss(params):

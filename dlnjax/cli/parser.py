@@ -56,8 +56,8 @@ exit codes: 0 sound; 1 damaged, one line a finding; 2 no sweep there."""
 _COMPACT = """example:
   dlnjax compact results/depth_rate
 
-Files of finished shards, one a shard, become few files; reading 20,000 of them then takes seconds. Killed at any
-moment, no result is lost, and the same command goes on. Everything else works as before, runs that go on too.
+The files of finished shards, one per shard, become few files; reading 20,000 shards then takes seconds.
+Killed at any moment no result is lost, and the same command finishes. All other commands work as before.
 exit codes: 0 merged, or nothing to merge; 1 damaged files were left as they are; 2 no sweep there."""
 _REPORT = """examples:
   dlnjax report results/depth_rate                    DIR/report.html: needs no other file and no network

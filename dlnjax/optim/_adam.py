@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Int
 
 from dlnjax import stiefel
+from dlnjax._types import PyTree
 from dlnjax.optim._complex import square
 from dlnjax.optim._leaves import Axes, map_matrices, need_params, specs, to_matrix
 from dlnjax.optim._momentum import zeros
@@ -27,8 +28,8 @@ class AdamState(NamedTuple):
     """
 
     steps: Int[Array, ""]
-    first: Any
-    second: Any
+    first: PyTree
+    second: PyTree
 
 
 def scale_by_tangent_adam(
@@ -66,13 +67,13 @@ def scale_by_tangent_adam(
     b1, b2, eps = check_decay("b1", b1), check_decay("b2", b2), number("eps", eps)
     scalar = second == "scalar"
 
-    def init(params: Any) -> AdamState:
+    def init(params: PyTree) -> AdamState:
         first = zeros("scale_by_tangent_adam", params)
         jax.tree.map(lambda m: [check_rounded(*decay, m) for decay in (("b1", b1), ("b2", b2))], first)
         start = _matrix_means(first, axes) if scalar else jax.tree.map(square, first)
         return AdamState(jnp.zeros((), jnp.int32), first, start)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AdamState]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, AdamState]:
         need_params(params, "scale_by_tangent_adam")
 
         def moved(point: jax.Array, m: jax.Array, u: jax.Array) -> jax.Array:
@@ -104,7 +105,7 @@ def _missing(decay: Number, count: jax.Array, like: jax.Array) -> jax.Array:
     return 1 - cast(decay, like) ** count.astype(like.dtype)
 
 
-def _matrix_means(tree: Any, axes: Axes) -> Any:
+def _matrix_means(tree: PyTree, axes: Axes) -> PyTree:
     """Mean square entry of each matrix, ``(batch..., 1, 1)``."""
     leaves = [
         jnp.mean(square(to_matrix(leaf, spec)), axis=(-2, -1), keepdims=True)
@@ -113,7 +114,7 @@ def _matrix_means(tree: Any, axes: Axes) -> Any:
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
-def _divided(first: Any, roots: Any, axes: Axes, params: Any) -> Any:
+def _divided(first: PyTree, roots: PyTree, axes: Axes, params: PyTree) -> PyTree:
     numbers = iter(jax.tree.leaves(roots))
     return map_matrices(
         lambda _, m: m / next(numbers).astype(m.dtype), axes, "scale_by_tangent_adam", params, first

@@ -12,14 +12,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
+
+from dlnjax._types import PyTree
 
 
-def conjugated(tree: Any) -> Any:
+def conjugated(tree: PyTree) -> PyTree:
     """Complex leaves conjugated, all others as they are."""
     return jax.tree.map(lambda x: jnp.conj(x) if jnp.iscomplexobj(x) else x, tree)
 
 
-def real_part_of(dtype: Any) -> Any:
+def real_part_of(dtype: DTypeLike) -> PyTree:
     """The dtype of a modulus."""
     return jnp.finfo(dtype).dtype
 
@@ -51,7 +54,7 @@ def from_jax_gradient() -> optax.GradientTransformation:
 def takes_jax_gradients(optimizer: optax.GradientTransformation) -> Any:
     """The optimizer behind :func:`from_jax_gradient`."""
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> tuple[PyTree, PyTree]:
         return optimizer.update(conjugated(updates), state, params, **extra)
 
     return optimizer._replace(update=update)

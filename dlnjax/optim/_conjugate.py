@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from dlnjax._types import PyTree
 from dlnjax.optim._leaves import Axes, OnStart, need_params
 from dlnjax.optim._precision import in_float32
 from dlnjax.optim._product import Product, add, choose, inner
@@ -24,12 +25,12 @@ class ConjugateState(NamedTuple):
     gradient: the last Riemannian gradient.
     """
 
-    direction: Any
-    gradient: Any
+    direction: PyTree
+    gradient: PyTree
 
 
 #: (new gradient, its change, last gradient, last direction) -> numerator and denominator of beta; carried vectors.
-RULES: dict[str, Callable[[Any, Any, Any, Any], tuple[jax.Array, jax.Array]]] = {
+RULES: dict[str, Callable[[PyTree, PyTree, PyTree, PyTree], tuple[jax.Array, jax.Array]]] = {
     "polak_ribiere": lambda g, change, old, _: (inner(g, change), inner(old, old)),
     "hestenes_stiefel": lambda g, change, _, u: (inner(g, change), -inner(u, change)),
     "fletcher_reeves": lambda g, _, old, __: (inner(g, g), inner(old, old)),
@@ -55,11 +56,11 @@ def conjugate(space: Product, rule: str = "polak_ribiere") -> optax.GradientTran
     if rule not in RULES:
         raise ValueError(f"rule is {rule!r}; choose one of {', '.join(RULES)}")
 
-    def init(params: Any) -> ConjugateState:
+    def init(params: PyTree) -> ConjugateState:
         direction, gradient = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
         return ConjugateState(direction, gradient)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, ConjugateState]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, ConjugateState]:
         need_params(params, "conjugate")
         gradient = space.project(params, updates)
         old_direction = space.project(params, state.direction)

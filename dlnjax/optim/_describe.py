@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
+from dlnjax._types import PyTree
 from dlnjax.optim._leaves import VISITS, Visit
 from dlnjax.optim._paths import named_leaves
 
@@ -25,7 +27,7 @@ class LeafDescription(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
-    dtype: Any
+    dtype: DTypeLike
     matrix: tuple[int, ...] | None
     links: tuple[str, ...]
     kept: bool
@@ -50,7 +52,7 @@ class Description(tuple[LeafDescription, ...]):
     __str__ = __repr__
 
 
-def describe(optimizer: optax.GradientTransformation, params: Any) -> Description:
+def describe(optimizer: optax.GradientTransformation, params: PyTree) -> Description:
     """Which leaves an optimizer keeps orthonormal and how, leaf by leaf; nothing is computed.
 
     Sees through every wrapper: one step is traced on the params' shapes, and each link says which leaves it was
@@ -70,8 +72,8 @@ def describe(optimizer: optax.GradientTransformation, params: Any) -> Descriptio
     """
     visits: list[Visit] = []
 
-    def step(params: Any) -> Any:
-        def loss(params: Any, **_: Any) -> jax.Array:
+    def step(params: PyTree) -> PyTree:
+        def loss(params: PyTree, **_: object) -> jax.Array:
             return sum((jnp.sum(x).real.astype(jnp.float32) for x in jax.tree.leaves(params)), jnp.float32(0))
 
         update = optax.with_extra_args_support(optimizer).update

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Int
 
 from dlnjax import stiefel
+from dlnjax._types import PyTree
 from dlnjax.optim._leaves import Axes, move_matrices
 from dlnjax.optim._precision import in_float32
 from dlnjax.optim._retract import Last
@@ -55,11 +56,13 @@ def control_drift(every: int, *, axes: Axes = None) -> optax.GradientTransformat
     def corrected(point: jax.Array, u: jax.Array) -> jax.Array:
         return stiefel.project(point + u)
 
-    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, DriftState]:
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree = None, **_: object
+    ) -> tuple[PyTree, DriftState]:
         count = jnp.asarray(optax.safe_increment(state.steps))
         due = count % every == 0
 
-        def now(u: Any) -> Any:
+        def now(u: Any) -> PyTree:
             return move_matrices(corrected, axes, "control_drift", params, u)
 
         return lax.cond(due, now, lambda u: u, updates), DriftState(count)

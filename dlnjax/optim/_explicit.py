@@ -8,8 +8,10 @@ import jax
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from dlnjax._types import PyTree
 
-def explicit_axes(tree: Any) -> tuple[str, ...]:
+
+def explicit_axes(tree: PyTree) -> tuple[str, ...]:
     """The axes of explicit meshes along which some leaf's type is divided."""
     names: dict[str, None] = {}
     for leaf in (leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)):
@@ -20,7 +22,7 @@ def explicit_axes(tree: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _shardings(tree: Any, mesh: Any) -> Any:
+def _shardings(tree: PyTree, mesh: Any) -> PyTree:
     """The division of every leaf; what was made without a mesh, as a count is, lies whole on every device."""
 
     def one(leaf: Any) -> NamedSharding:
@@ -36,7 +38,7 @@ def on_explicit_meshes(optimizer: optax.GradientTransformation) -> Any:
     Updates are divided as the params are, states as they were.
     """
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> tuple[PyTree, PyTree]:
         update = optax.with_extra_args_support(optimizer).update
         axes = explicit_axes(params) if params is not None else ()
         if not axes:
@@ -46,7 +48,7 @@ def on_explicit_meshes(optimizer: optax.GradientTransformation) -> Any:
         arrays = {name: x for name, x in extra.items() if isinstance(x, jax.Array)}
         others = {name: x for name, x in extra.items() if name not in arrays}
 
-        def step(updates: Any, state: Any, params: Any, arrays: Any) -> tuple[Any, Any]:
+        def step(updates: PyTree, state: PyTree, params: PyTree, arrays: PyTree) -> tuple[PyTree, PyTree]:
             return update(updates, state, params, **arrays, **others)
 
         mesh = next(m for m in (jax.typeof(w).sharding.mesh for w in jax.tree.leaves(params)) if not m.empty)

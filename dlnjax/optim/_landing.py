@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import optax
 
 from dlnjax import stiefel
+from dlnjax._types import PyTree
 from dlnjax.optim._leaves import Axes, LinkStart, OnStart, check_points, map_matrices
 from dlnjax.optim._number import Number, is_known, number
 from dlnjax.optim._precision import rounded_step
@@ -47,7 +48,7 @@ def land(
         along = stiefel.relative_gradient(point, g, metric)
         return stiefel.attraction(point, along, attraction)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         return map_matrices(field, axes, "land", params, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
@@ -86,11 +87,11 @@ def stay_near(
     """
     distance = check_distance(distance)
 
-    def init(params: Any) -> Any:
+    def init(params: PyTree) -> PyTree:
         check_points("stay_near", params, axes, on_start)
         return optax.EmptyState()
 
-    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None, **_: object) -> tuple[PyTree, PyTree]:
         def shortened(point: jax.Array, step: jax.Array) -> jax.Array:
             return stiefel.kept_near(point, step, distance)
 
@@ -105,7 +106,7 @@ def landing(
     *,
     distance: Number = 0.25,
     metric: Metric = "embedded",
-    scales: Any = None,
+    scales: PyTree = None,
     constrained: Labels = None,
     axes: Axes = None,
     on_start: OnStart = "raise",

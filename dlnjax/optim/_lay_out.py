@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import optax
 
+from dlnjax._types import PyTree
 from dlnjax.optim._paths import matched
 
 
 def lay_out(
-    optimizer: optax.GradientTransformation, inside: Any, outside: Any
+    optimizer: optax.GradientTransformation, inside: PyTree, outside: PyTree
 ) -> optax.GradientTransformationExtraArgs:
     """The optimizer on params and gradients laid out by ``inside``; updates are laid out by ``outside`` again.
 
@@ -39,10 +40,10 @@ def lay_out(
       True
     """
 
-    def init(params: Any) -> Any:
+    def init(params: PyTree) -> PyTree:
         return optimizer.init(_laid(params, inside))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> tuple[PyTree, PyTree]:
         within = None if params is None else _laid(params, inside)
         update = optax.with_extra_args_support(optimizer).update
         moved, state = update(_laid(updates, inside), state, within, **extra)
@@ -51,7 +52,7 @@ def lay_out(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _laid(tree: Any, shardings: Any) -> Any:
+def _laid(tree: PyTree, shardings: PyTree) -> PyTree:
     given = matched("shardings", shardings, tree, lambda x: x is None or isinstance(x, jax.sharding.Sharding))
     leaves = [
         leaf if sharding is None else jax.lax.with_sharding_constraint(leaf, sharding)

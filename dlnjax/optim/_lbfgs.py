@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dlnjax._types import PyTree
 from dlnjax.optim._complex import real_part_of
 from dlnjax.optim._leaves import Axes, OnStart, need_params
 from dlnjax.optim._number import start_of
@@ -41,8 +40,8 @@ def transported_lbfgs(space: Product, memory: int = 10) -> optax.GradientTransfo
     """
     plain = optax.scale_by_lbfgs(memory)
 
-    def init(params: Any) -> Any:
-        state: Any = plain.init(params)
+    def init(params: PyTree) -> PyTree:
+        state: PyTree = plain.init(params)
         dtype = np.result_type(*(real_part_of(leaf.dtype) for leaf in jax.tree.leaves(params)))
         floats = (
             jax.tree.map(  # optax has one zero in two places, and numbers that do not vary with the params
@@ -52,7 +51,7 @@ def transported_lbfgs(space: Product, memory: int = 10) -> optax.GradientTransfo
         )
         return floats._replace(weights_memory=floats.weights_memory.astype(dtype))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         need_params(params, "transported_lbfgs")
         gradient = space.project(params, updates)
         carry = jax.vmap(lambda tree: space.project(params, tree))
@@ -77,7 +76,7 @@ def transported_lbfgs(space: Product, memory: int = 10) -> optax.GradientTransfo
     return in_float32(optax.GradientTransformation(init, update), finishes=False)
 
 
-def _weight(step: Any, change: Any) -> jax.Array:
+def _weight(step: PyTree, change: PyTree) -> jax.Array:
     """``1 / <s, y>``, or 0 for a pair without positive curvature."""
     product = inner(step, change)
     size = jnp.sqrt(inner(step, step) * inner(change, change))

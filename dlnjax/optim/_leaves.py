@@ -20,6 +20,7 @@ from jax.core import Tracer
 from jax.experimental import checkify
 
 from dlnjax import stiefel
+from dlnjax._types import PyTree
 from dlnjax.optim._explicit import explicit_axes
 from dlnjax.optim._paths import check_alike, is_function, matched, named_leaves
 from dlnjax.optim._precision import displacement, widen, widen_like
@@ -42,17 +43,17 @@ class MatrixAxes(NamedTuple):
 
 #: One spec for every leaf, a pytree of specs (optax's own dimension numbers too), or a function of the params that
 #: returns one of these; None = last two axes.
-Axes = MatrixAxes | Callable[[Any], Any] | Any | None
+Axes = MatrixAxes | Callable[[PyTree], PyTree] | Any | None
 
 
-def _as_spec(spec: Any) -> MatrixAxes:
+def _as_spec(spec: PyTree) -> MatrixAxes:
     """Also optax's own ``MuonDimensionNumbers``."""
     if hasattr(spec, "reduction_axis") and hasattr(spec, "output_axis"):
         return MatrixAxes(spec.output_axis, spec.reduction_axis)
     return spec
 
 
-def _is_spec(x: Any) -> bool:
+def _is_spec(x: object) -> bool:
     return x is None or isinstance(x, MatrixAxes) or hasattr(x, "reduction_axis")
 
 
@@ -98,9 +99,9 @@ def from_matrix(matrix: jax.Array, shape: tuple[int, ...], axes: Any = None) -> 
     )
 
 
-def specs(axes: Axes, tree: Any) -> list[Any]:
+def specs(axes: Axes, tree: PyTree) -> list[MatrixAxes | None]:
     """One spec per leaf of ``tree``, in leaf order."""
-    given: Any = axes
+    given: PyTree = axes
     given = given(tree) if is_function(given) else given
     wrong = [spec for spec in jax.tree.leaves(given, is_leaf=_is_spec) if not _is_spec(spec)]
     if wrong:
@@ -108,14 +109,14 @@ def specs(axes: Axes, tree: Any) -> list[Any]:
     return matched("axes", given, tree, _is_spec)
 
 
-def need_params(params: Any, link: str) -> None:
+def need_params(params: PyTree, link: str) -> None:
     if params is None:
         raise ValueError(f"{link} needs the current point: call update(gradients, state, params)")
 
 
 def need_loss(
-    link: str, value: Any, value_fn: Callable[..., jax.Array] | None, extra: dict[str, Any]
-) -> tuple[jax.Array, Callable[[Any], jax.Array]]:
+    link: str, value: object, value_fn: Callable[..., jax.Array] | None, extra: dict[str, Any]
+) -> tuple[jax.Array, Callable[[PyTree], jax.Array]]:
     """The loss at hand, and the loss as a function of params alone, for links that search along it."""
     if value is None or value_fn is None:
         raise ValueError(f"{link} needs the loss: update(..., value=loss, value_fn=loss_fn)")
@@ -136,7 +137,9 @@ class Visit(NamedTuple):
 VISITS: ContextVar[list[Visit] | None] = ContextVar("VISITS", default=None)
 
 
-def map_matrices(function: Callable[..., jax.Array], axes: Axes, link: str, params: Any, *trees: Any) -> Any:
+def map_matrices(
+    function: Callable[..., jax.Array], axes: Axes, link: str, params: PyTree, *trees: PyTree
+) -> PyTree:
     """``function(point, *vectors)`` on every leaf seen as a matrix; errors name the link and the leaf.
 
     Leaves of half precision come in float32, and so does what is returned for them.
@@ -160,12 +163,14 @@ def map_matrices(function: Callable[..., jax.Array], axes: Axes, link: str, para
     return jax.tree.unflatten(jax.tree.structure(params), out)
 
 
-def move_matrices(move: Callable[..., jax.Array], axes: Axes, link: str, params: Any, *trees: Any) -> Any:
+def move_matrices(
+    move: Callable[..., jax.Array], axes: Axes, link: str, params: PyTree, *trees: PyTree
+) -> PyTree:
     """Updates that take every leaf to ``move(point, *vectors)``, rounded once where the leaf is of half precision."""
     return jax.tree.map(displacement, params, map_matrices(move, axes, link, params, *trees))
 
 
-def check_leaf(link: str, name: str, point: Any, *vectors: Any) -> None:
+def check_leaf(link: str, name: str, point: PyTree, *vectors: PyTree) -> None:
     """Refuse a leaf that cannot be a point, or an update of another shape or dtype."""
     if not hasattr(point, "dtype") or not jnp.issubdtype(point.dtype, jnp.inexact):
         kind = getattr(point, "dtype", type(point).__name__)
@@ -186,13 +191,13 @@ def check_leaf(link: str, name: str, point: Any, *vectors: Any) -> None:
             )
 
 
-def check_start(on_start: Any) -> None:
+def check_start(on_start: object) -> None:
     """Refuse another word."""
     if on_start not in STARTS:
         raise ValueError(f"on_start is {on_start!r}; choose one of {', '.join(STARTS)}")
 
 
-def check_points(link: str, params: Any, axes: Axes = None, on_start: OnStart = "raise") -> None:
+def check_points(link: str, params: PyTree, axes: Axes = None, on_start: OnStart = "raise") -> None:
     """Refuse parameters that are not on the manifold: traced ones through ``jax.experimental.checkify`` alone."""
     for (name, leaf), spec in zip(named_leaves(params), specs(axes, params), strict=True):
         check_leaf(link, name, leaf)

@@ -11,6 +11,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from dlnjax._types import PyTree
 from dlnjax.optim._complex import square
 from dlnjax.optim._leaves import need_loss, need_params
 from dlnjax.optim._number import Number, cast, is_known, number, start_of
@@ -28,11 +29,11 @@ class ArmijoState(NamedTuple):
     trials: Int[Array, ""]
 
 
-def _norm_squared(tree: Any, like: jax.Array) -> jax.Array:
+def _norm_squared(tree: PyTree, like: jax.Array) -> jax.Array:
     return sum((jnp.sum(square(x)).astype(like.dtype) for x in jax.tree.leaves(tree)), jnp.zeros_like(like))
 
 
-def _moved(params: Any, displacement: Any) -> Any:
+def _moved(params: PyTree, displacement: PyTree) -> PyTree:
     return jax.tree.map(jnp.add, params, displacement)
 
 
@@ -75,26 +76,26 @@ def armijo_search(
     if not ((not is_known(step_size) or step_size > 0) and grow >= 1 and max_trials >= 1):
         raise ValueError(f"step_size {step_size}, grow {grow}, max_trials {max_trials}: need > 0, >= 1, >= 1")
 
-    def init(params: Any) -> ArmijoState:
+    def init(params: PyTree) -> ArmijoState:
         finish.init(params)
         dtype = jax.dtypes.canonicalize_dtype(float)
         return ArmijoState(start_of(step_size / grow, params, dtype), start_of(0, params, jnp.int32))
 
     def update(
-        updates: Any,
-        state: Any,
-        params: Any = None,
+        updates: PyTree,
+        state: PyTree,
+        params: PyTree = None,
         *,
         value: jax.Array | None = None,
         value_fn: Callable[..., jax.Array] | None = None,
         **extra: Any,
-    ) -> tuple[Any, ArmijoState]:
+    ) -> tuple[PyTree, ArmijoState]:
         need_params(params, "armijo_search")
         value, loss = need_loss("armijo_search", value, value_fn, extra)
         updates, finish_state = jax.tree.map(widen, updates), finish.init(params)
         slope = _norm_squared(updates, value)
 
-        def displacement(t: jax.Array) -> Any:
+        def displacement(t: jax.Array) -> PyTree:
             steps = jax.tree.map(lambda u: -cast(t, u) * u, updates)
             return finish.update(steps, finish_state, params)[0]
 
@@ -153,17 +154,19 @@ def scale_by_polyak(
     """
     minimum, max_step_size = number("minimum", minimum), number("max_step_size", max_step_size)
 
-    def init(params: Any) -> PolyakState:
+    def init(params: PyTree) -> PolyakState:
         return PolyakState(start_of(0, params, jax.dtypes.canonicalize_dtype(float)))
 
-    def update(updates: Any, state: Any, params: Any = None, *, value: Any = None, **_: Any):
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree = None, *, value: jax.Array | None = None, **_: object
+    ):
         del params
         if value is None:
             raise ValueError("scale_by_polyak needs the loss: update(..., value=loss)")
-        value, updates = widen(jnp.asarray(value)), jax.tree.map(widen, updates)
-        norm = _norm_squared(updates, value)
-        excess = jnp.maximum(value - cast(minimum, value), 0)
-        step = jnp.minimum(excess / jnp.where(norm > 0, norm, 1), cast(max_step_size, value))
+        loss, updates = widen(jnp.asarray(value)), jax.tree.map(widen, updates)
+        norm = _norm_squared(updates, loss)
+        excess = jnp.maximum(loss - cast(minimum, loss), 0)
+        step = jnp.minimum(excess / jnp.where(norm > 0, norm, 1), cast(max_step_size, loss))
         step = jnp.where(norm > 0, step, 0)
         scaled = jax.tree.map(lambda u: -cast(step, u) * u, updates)
         return scaled, PolyakState(cast(step, state.step_size))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from dlnjax import stiefel
+from dlnjax._types import PyTree
 from dlnjax.optim._leaves import Axes, check_leaf, map_matrices, need_params
 from dlnjax.optim._number import Number, cast, check_decay, check_rounded
 from dlnjax.optim._paths import named_leaves
@@ -20,7 +21,7 @@ class MomentumState(NamedTuple):
     momentum: one tangent vector a leaf, at the point of the step before.
     """
 
-    momentum: Any
+    momentum: PyTree
 
 
 def transport_momentum(
@@ -48,12 +49,12 @@ def transport_momentum(
     """
     decay = check_decay("decay", decay)
 
-    def init(params: Any) -> MomentumState:
+    def init(params: PyTree) -> MomentumState:
         start = zeros("transport_momentum", params)
         jax.tree.map(lambda m: check_rounded("decay", decay, m), start)
         return MomentumState(start)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, MomentumState]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, MomentumState]:
         need_params(params, "transport_momentum")
 
         def moved(point: jax.Array, momentum: jax.Array, u: jax.Array) -> jax.Array:
@@ -69,7 +70,7 @@ def transport_momentum(
     return optax.GradientTransformation(init, update)
 
 
-def zeros(link: str, params: Any) -> Any:
+def zeros(link: str, params: PyTree) -> PyTree:
     """A zero vector at every leaf, float32 at those of half precision, after a look at the leaves."""
     for name, leaf in named_leaves(params):
         check_leaf(link, name, leaf)

@@ -17,7 +17,7 @@ In words: the steepest rotation. For square W it is the known ``W isometry(skew(
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ import optax
 
 from dlnjax import stiefel
 from dlnjax._linalg import adjoint, matmul, skew, transpose
+from dlnjax._types import PyTree
 from dlnjax.optim._complex import times
 from dlnjax.optim._fast_spectral import fast_direction
 from dlnjax.optim._leaves import Axes, OnStart, map_matrices
@@ -126,7 +127,7 @@ def to_spectral(
             return found
         return found * jnp.sum(times(found, g), axis=(-2, -1), keepdims=True).astype(found.dtype)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         return map_matrices(direction, axes, "to_spectral", params, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
@@ -138,7 +139,7 @@ def muon(
     *,
     length: Literal["unit", "dual"] = "unit",
     accuracy: Accuracy = "exact",
-    scales: Any = None,
+    scales: PyTree = None,
     retraction: AnyRetraction = "polar",
     constrained: Labels = None,
     axes: Axes = None,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+
+from dlnjax._types import PyTree
 
 #: A Python or numpy number, or a scalar array, which may be traced.
 Number = float | jax.Array
 
 
-def number(name: str, value: Any) -> Number:
+def number(name: str, value: object) -> Number:
     """``value`` as a Python float, or as it is if it is an array of JAX.
 
     Raises:
@@ -26,15 +27,15 @@ def number(name: str, value: Any) -> Number:
     real = isinstance(value, (int, float, np.number, np.ndarray)) and not isinstance(value, (bool, np.bool_))
     if not real or np.asarray(value).dtype.kind not in "iuf":
         raise TypeError(f"{name} is {value!r}; give a number or a scalar array")
-    return float(value)
+    return float(np.asarray(value))
 
 
-def is_known(value: Any) -> bool:
+def is_known(value: object) -> bool:
     """Whether the value can be looked at: a traced one is the caller's to check."""
     return isinstance(value, float)
 
 
-def own(value: Number | np.ndarray | np.number, dtype: Any = None) -> jax.Array:
+def own(value: Number | np.ndarray | np.number, dtype: DTypeLike | None = None) -> jax.Array:
     """The number as an array of its own: a state that is donated takes no array of the caller's with it."""
     if dtype is None:
         given = value.dtype if isinstance(value, jax.Array) else None
@@ -43,7 +44,7 @@ def own(value: Number | np.ndarray | np.number, dtype: Any = None) -> jax.Array:
     return jnp.array(value, dtype, copy=True)
 
 
-def start_of(value: Number, params: Any, dtype: Any) -> jax.Array:
+def start_of(value: Number, params: PyTree, dtype: DTypeLike) -> jax.Array:
     """A state's first number, which varies over the devices as the params do (``shard_map`` looks at the types)."""
     leaves = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
     zero = sum((jnp.sum(jnp.zeros_like(leaf, jnp.int32), dtype=jnp.int32) for leaf in leaves), jnp.int32(0))
@@ -56,7 +57,7 @@ def cast(value: Number, like: jax.Array) -> jax.Array:
     return jnp.asarray(value).astype(like.dtype)
 
 
-def check_decay(name: str, value: Any) -> Number:
+def check_decay(name: str, value: object) -> Number:
     """A decay in [0, 1)."""
     decay = number(name, value)
     if is_known(decay) and not 0 <= decay < 1:

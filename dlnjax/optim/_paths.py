@@ -13,6 +13,8 @@ import jax
 import optax
 from jax.tree_util import GetAttrKey, KeyPath, keystr, tree_leaves_with_path
 
+from dlnjax._types import PyTree
+
 Path = tuple[str, ...]
 
 
@@ -21,7 +23,7 @@ def name(path: KeyPath) -> str:
     return keystr(path) or "(the only leaf)"
 
 
-def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
     """``(name, leaf)`` in leaf order."""
     return [(name(path), leaf) for path, leaf in tree_leaves_with_path(tree)]
 
@@ -32,16 +34,18 @@ def _keys(path: KeyPath) -> Path:
     return tuple(keystr((key,), simple=True) for key in (path[:-1] if inside else path))
 
 
-def is_function(x: Any) -> bool:
+def is_function(x: object) -> bool:
     """A function of the params, and not a model that can be called: that one is a tree."""
     return callable(x) and jax.tree_util.all_leaves([x])
 
 
-def _is_empty(x: Any) -> bool:
+def _is_empty(x: object) -> bool:
     return x is None or isinstance(x, optax.MaskedNode)
 
 
-def matched(what: str, given: Any, tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:
+def matched(
+    what: str, given: object, tree: PyTree, is_leaf: Callable[[Any], bool] | None = None
+) -> list[Any]:
     """The entry of ``given`` for each leaf of ``tree``, in leaf order: that of its path or of the node above it.
 
     Args:
@@ -71,7 +75,7 @@ def matched(what: str, given: Any, tree: Any, is_leaf: Callable[[Any], bool] | N
     return out
 
 
-def check_alike(link: str, updates: Any, params: Any) -> None:
+def check_alike(link: str, updates: PyTree, params: PyTree) -> None:
     """Refuse updates in another structure than the params, with the first leaf that differs."""
     if jax.tree.structure(updates) == jax.tree.structure(params):
         return

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import optax
 
 from dlnjax import stiefel
+from dlnjax._types import PyTree
 from dlnjax.optim._landing import Metric, check_distance, land
 from dlnjax.optim._leaves import Axes, LinkStart, OnStart, check_points, move_matrices
 from dlnjax.optim._number import Number
@@ -36,14 +35,14 @@ def leap(
     """
     before = _before(check_distance(distance))
 
-    def init(params: Any) -> Any:
+    def init(params: PyTree) -> PyTree:
         check_points("leap", params, axes, on_start)
         return optax.EmptyState()
 
     def move(point: jax.Array, step: jax.Array) -> jax.Array:
         return stiefel.newton_schulz(point, stiefel.kept_near(point, step, before))
 
-    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None, **_: object) -> tuple[PyTree, PyTree]:
         return move_matrices(move, axes, "leap", params, updates), state
 
     return Last(init, update)
@@ -62,7 +61,7 @@ def pogo(
     *,
     distance: Number = 0.2,
     metric: Metric = "embedded",
-    scales: Any = None,
+    scales: PyTree = None,
     constrained: Labels = None,
     axes: Axes = None,
     on_start: OnStart = "raise",

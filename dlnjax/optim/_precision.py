@@ -15,19 +15,21 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from dlnjax._types import PyTree
 
-def is_half(x: Any) -> bool:
+
+def is_half(x: object) -> bool:
     """A floating array of fewer than 32 bits."""
     dtype = getattr(x, "dtype", None)
     return dtype is not None and jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
 
 
-def widen(x: Any) -> Any:
+def widen(x: PyTree) -> PyTree:
     """A half-precision array in float32; anything else as it is."""
     return x.astype(jnp.float32) if is_half(x) else x
 
 
-def widen_like(update: Any, point: Any) -> Any:
+def widen_like(update: PyTree, point: PyTree) -> PyTree:
     """A half-precision update in the dtype that its parameter is computed in."""
     return update.astype(widen(point).dtype) if is_half(update) and hasattr(point, "dtype") else update
 
@@ -45,23 +47,23 @@ def displacement(point: jax.Array, moved: jax.Array) -> jax.Array:
     return (rounded - point.astype(moved.dtype)).astype(point.dtype)
 
 
-def _finished(params: Any, wide: Any, updates: Any) -> Any:
+def _finished(params: PyTree, wide: PyTree, updates: PyTree) -> PyTree:
     return jax.tree.map(lambda p, w, u: displacement(p, w + u) if is_half(p) else u, params, wide, updates)
 
 
-def _as_given(extra: dict[str, Any], params: Any) -> dict[str, Any]:
+def _as_given(extra: dict[str, Any], params: PyTree) -> dict[str, Any]:
     """The loss as a function of params in the caller's dtypes, whatever the searches move in."""
     value_fn = extra.get("value_fn")
     if value_fn is None:
         return extra
 
-    def loss(moved: Any, **more: Any) -> jax.Array:
+    def loss(moved: PyTree, **more: Any) -> jax.Array:
         return value_fn(jax.tree.map(lambda p, m: m.astype(p.dtype), params, moved), **more)
 
     return extra | {"value_fn": loss}
 
 
-def rounded_step(params: Any, updates: Any) -> Any:
+def rounded_step(params: PyTree, updates: PyTree) -> PyTree:
     """Updates that were computed in float32, in the params' dtypes."""
     return _finished(params, jax.tree.map(widen, params), updates)
 
@@ -72,10 +74,10 @@ def in_float32(optimizer: optax.GradientTransformation, *, finishes: bool = True
     Its updates are rounded with the point if it ``finishes`` the step, and stay float32 for the next link if not.
     """
 
-    def init(params: Any) -> Any:
+    def init(params: PyTree) -> PyTree:
         return optimizer.init(jax.tree.map(widen, params))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> tuple[PyTree, PyTree]:
         update: Callable[..., Any] = optimizer.update
         if params is None or not any(map(is_half, jax.tree.leaves((updates, params)))):
             return update(updates, state, params, **extra)
@@ -92,8 +94,8 @@ class MasterState(NamedTuple):
     inner: the optimizer's own state.
     """
 
-    params: Any
-    inner: Any
+    params: PyTree
+    inner: PyTree
 
 
 def master_copy(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -116,11 +118,13 @@ def master_copy(optimizer: optax.GradientTransformation) -> optax.GradientTransf
       (dtype('float32'), dtype(bfloat16))
     """
 
-    def init(params: Any) -> MasterState:
+    def init(params: PyTree) -> MasterState:
         copies = jax.tree.map(lambda p: widen(p) if is_half(p) else optax.MaskedNode(), params)
         return MasterState(copies, optimizer.init(jax.tree.map(widen, params)))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, MasterState]:
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, MasterState]:
         if params is None:
             raise ValueError("master_copy needs the current point: call update(gradients, state, params)")
         wide = jax.tree.map(lambda p, m: m if is_half(p) else p, params, state.params)

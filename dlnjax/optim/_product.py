@@ -8,13 +8,14 @@ leaf is a flat factor.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dlnjax import stiefel
+from dlnjax._types import PyTree
 from dlnjax.optim._complex import conjugated, times
 from dlnjax.optim._leaves import Axes, OnStart, check_leaf, from_matrix, specs, to_matrix
 from dlnjax.optim._paths import named_leaves
@@ -34,22 +35,22 @@ class Product(NamedTuple):
     retraction: AnyRetraction = "polar"
     axes: Axes = None
 
-    def check(self, params: Any, on_start: OnStart = "raise") -> None:
+    def check(self, params: PyTree, on_start: OnStart = "raise") -> None:
         """Refuse leaves that cannot be points, and points off the manifold."""
         start = "ignore" if on_start == "ignore" else "raise"
         on(self.constrained, retract(self.retraction, axes=self.axes, on_start=start)).init(params)
 
-    def project(self, params: Any, tree: Any) -> Any:
+    def project(self, params: PyTree, tree: PyTree) -> PyTree:
         """The orthogonal projection of a tree on the tangent space."""
         link = on(self.constrained, project_to_tangent(axes=self.axes))
         return link.update(tree, link.init(params), params)[0]
 
-    def move(self, params: Any, tangent: Any) -> Any:
+    def move(self, params: PyTree, tangent: PyTree) -> PyTree:
         """``Retr(tangent) - params``, in the form of an update."""
         link = on(self.constrained, retract(self.retraction, axes=self.axes, on_start="ignore"))
         return link.update(tangent, link.init(params), params)[0]
 
-    def hessian(self, params: Any, gradient: Any, curvature: Any, tangent: Any) -> Any:
+    def hessian(self, params: PyTree, gradient: PyTree, curvature: PyTree, tangent: PyTree) -> PyTree:
         """The Riemannian Hessian from the plain one, see :func:`dlnjax.stiefel.hessian`."""
         flags = jax.tree.leaves(labels(self.constrained, params))
         columns = zip(*map(jax.tree.leaves, (gradient, curvature, tangent)), strict=True)
@@ -65,41 +66,41 @@ class Product(NamedTuple):
         return jax.tree.unflatten(jax.tree.structure(params), out)
 
 
-def inner(a: Any, b: Any) -> jax.Array:
+def inner(a: PyTree, b: PyTree) -> jax.Array:
     """The embedded inner product over all leaves, ``Re tr(a^H b)``, in their common real dtype."""
     parts = [jnp.sum(times(x, y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]
     dtype = np.result_type(*(part.dtype for part in parts))  # jax's own refuses a mixture where it is strict
     return sum((part.astype(dtype) for part in parts), jnp.zeros((), dtype))
 
 
-def norm(a: Any) -> jax.Array:
+def norm(a: PyTree) -> jax.Array:
     """The length of a tangent vector of the product."""
     return jnp.sqrt(inner(a, a))
 
 
-def add(a: Any, b: Any, factor: jax.Array | float = 1.0) -> Any:
+def add(a: PyTree, b: PyTree, factor: jax.Array | float = 1.0) -> PyTree:
     """``a + factor b``."""
     return jax.tree.map(lambda x, y: x + jnp.asarray(factor).astype(x.dtype) * y, a, b)
 
 
-def scale(factor: jax.Array | float, a: Any) -> Any:
+def scale(factor: jax.Array | float, a: PyTree) -> PyTree:
     """``factor a``."""
     return jax.tree.map(lambda x: jnp.asarray(factor).astype(x.dtype) * x, a)
 
 
-def choose(condition: jax.Array, a: Any, b: Any) -> Any:
+def choose(condition: jax.Array, a: PyTree, b: PyTree) -> PyTree:
     """``a`` where a scalar condition holds, else ``b``."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
 
 
 def hessian_vector(
     value_fn: Callable[..., jax.Array],
-    params: Any,
-    vector: Any,
+    params: PyTree,
+    vector: PyTree,
     *,
     constrained: Labels = None,
     axes: Axes = None,
-) -> Any:
+) -> PyTree:
     r"""The Riemannian Hessian of any loss along a tangent vector, over orthonormal and free leaves together.
 
     ``P_i(D g_i[xi] - xi_i sym(W_i^T g_i))`` on the constrained leaves, ``D g_i[xi]`` on the free ones: one product

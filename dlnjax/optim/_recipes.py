@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import optax
 
+from dlnjax._types import PyTree
 from dlnjax.optim._adam import scale_by_tangent_adam
 from dlnjax.optim._complex import takes_jax_gradients
 from dlnjax.optim._leaves import Axes, OnStart
@@ -20,7 +21,7 @@ from dlnjax.optim._step import StepSize, scale_by_step
 from dlnjax.optim._tangent import project_to_tangent
 
 
-def gd(step_size: StepSize, *, scales: Any = None) -> optax.GradientTransformation:
+def gd(step_size: StepSize, *, scales: PyTree = None) -> optax.GradientTransformation:
     """Gradient descent, ``W_i <- W_i - mu s_i g_i``; no constraints.
 
     Args:
@@ -41,7 +42,7 @@ def gd(step_size: StepSize, *, scales: Any = None) -> optax.GradientTransformati
 def rgd(
     step_size: StepSize,
     *,
-    scales: Any = None,
+    scales: PyTree = None,
     retraction: AnyRetraction = "polar",
     constrained: Labels = None,
     axes: Axes = None,
@@ -80,7 +81,7 @@ def heavy_ball(
     decay: Number = 0.9,
     *,
     nesterov: bool = False,
-    scales: Any = None,
+    scales: PyTree = None,
     retraction: AnyRetraction = "polar",
     constrained: Labels = None,
     axes: Axes = None,
@@ -114,7 +115,7 @@ def nesterov(
     step_size: StepSize,
     decay: Number = 0.9,
     *,
-    scales: Any = None,
+    scales: PyTree = None,
     retraction: AnyRetraction = "polar",
     constrained: Labels = None,
     axes: Axes = None,
@@ -150,7 +151,7 @@ def adam(
     eps: Number = 1e-8,
     *,
     second: Literal["scalar", "elementwise"] = "scalar",
-    scales: Any = None,
+    scales: PyTree = None,
     retraction: AnyRetraction = "polar",
     constrained: Labels = None,
     axes: Axes = None,

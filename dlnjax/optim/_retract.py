@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import optax
 
 from dlnjax import stiefel
-from dlnjax._types import Retraction
+from dlnjax._types import PyTree, Retraction
 from dlnjax.optim._leaves import Axes, LinkStart, check_points, move_matrices
 
 #: Retractions by name: a word is no schedule, which ``optax.inject_hyperparams`` takes every function for.
@@ -76,11 +76,11 @@ def retract(
         raise ValueError(f"on_start is {on_start!r}; a link takes raise or ignore, recipes take project too")
     move = retraction_of(retraction)
 
-    def init(params: Any) -> Any:
+    def init(params: PyTree) -> PyTree:
         check_points("retract", params, axes, on_start)
         return optax.EmptyState()
 
-    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, Any]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None, **_: object) -> tuple[PyTree, PyTree]:
         return move_matrices(move, axes, "retract", params, updates), state
 
     return Last(init, update)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import optax
 
+from dlnjax._types import PyTree
 from dlnjax.optim._drift import DriftControl
 from dlnjax.optim._paths import is_function, matched, named_leaves
 from dlnjax.optim._retract import Last
@@ -17,7 +18,7 @@ from dlnjax.optim._retract import Last
 Labels = Any
 
 
-def labels(constrained: Labels, params: Any) -> Any:
+def labels(constrained: Labels, params: PyTree) -> PyTree:
     """Bools in the structure of ``params``.
 
     The default, every layer but the first, holds for a tuple of matrices (or runs of them); any other tree must say
@@ -48,7 +49,7 @@ def labels(constrained: Labels, params: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(params), [bool(flag) for flag in flags])
 
 
-def _all_but_first(params: Any) -> Any:
+def _all_but_first(params: PyTree) -> PyTree:
     is_network = type(params) is tuple and all(getattr(w, "ndim", 0) >= 2 for w in params)
     if not is_network or not params:
         raise TypeError(

@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool
 
 from dlnjax import stiefel
+from dlnjax._types import PyTree
 from dlnjax.optim._complex import takes_jax_gradients
 from dlnjax.optim._explicit import on_explicit_meshes
 from dlnjax.optim._leaves import Axes, LinkStart, OnStart, check_start, map_matrices, need_params
@@ -26,7 +27,7 @@ class StartState(NamedTuple):
     """
 
     started: Bool[Array, ""]
-    inner: Any
+    inner: PyTree
 
 
 def inside(on_start: OnStart) -> LinkStart:
@@ -37,27 +38,29 @@ def inside(on_start: OnStart) -> LinkStart:
 
 def complete(
     optimizer: optax.GradientTransformation, constrained: Labels, axes: Axes, on_start: OnStart
-) -> Any:
+) -> PyTree:
     """A recipe's last concerns: its start, float32 at least, explicit meshes, gradients of complex leaves."""
 
-    def project(tree: Any) -> Any:
+    def project(tree: PyTree) -> PyTree:
         masked = on(constrained, optax.stateless(lambda _, points: nearest(points)))
         return masked.update(tree, masked.init(tree), tree)[0]
 
-    def nearest(points: Any) -> Any:
+    def nearest(points: PyTree) -> PyTree:
         return map_matrices(stiefel.project, axes, "on_start", points)
 
     begun = from_projected(optimizer, project) if on_start == "project" else optimizer
     return takes_jax_gradients(on_explicit_meshes(in_float32(begun)))
 
 
-def from_projected(optimizer: optax.GradientTransformation, project: Callable[[Any], Any]) -> Any:
+def from_projected(optimizer: optax.GradientTransformation, project: Callable[[PyTree], PyTree]) -> Any:
     """The optimizer, whose first step begins at ``project(params)`` and takes the params from where they are."""
 
-    def init(params: Any) -> StartState:
+    def init(params: PyTree) -> StartState:
         return StartState(jnp.zeros((), bool), optimizer.init(project(params)))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, StartState]:
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, StartState]:
         need_params(params, "on_start='project'")
         base = lax.cond(state.started, lambda tree: tree, project, params)
         if extra.get("value_fn") is not None:  # the loss where the search begins

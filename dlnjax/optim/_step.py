@@ -7,7 +7,7 @@ another compilation.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,13 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from dlnjax._types import PyTree
 from dlnjax.optim._complex import real_part_of
 from dlnjax.optim._number import Number, is_known, number, own
 from dlnjax.optim._paths import matched, named_leaves
 from dlnjax.optim._precision import widen
 
-StepSize = Number | np.ndarray | np.number | Callable[[Any], Any]
+StepSize = Number | np.ndarray | np.number | Callable[[PyTree], PyTree]
 
 
 class StepState(NamedTuple):
@@ -33,10 +34,10 @@ class StepState(NamedTuple):
 
     steps: Int[Array, ""]
     step_size: Float[Array, ""]
-    scales: Any
+    scales: PyTree
 
 
-def scale_by_step(step_size: StepSize, *, scales: Any = None) -> optax.GradientTransformation:
+def scale_by_step(step_size: StepSize, *, scales: PyTree = None) -> optax.GradientTransformation:
     """``u_i <- -mu s_i u_i``: the step, in optax's sign.
 
     Args:
@@ -62,11 +63,11 @@ def scale_by_step(step_size: StepSize, *, scales: Any = None) -> optax.GradientT
     def value(count: jax.Array) -> jax.Array:
         return own(number("step_size", step_size(count)) if callable(step_size) else step_size)
 
-    def init(params: Any) -> StepState:
+    def init(params: PyTree) -> StepState:
         count = jnp.zeros((), jnp.int32)
         return StepState(count, value(count), None if scales is None else _fitted(scales, params))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, StepState]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, StepState]:
         del params
         if callable(step_size):
             mu = value(state.steps)
@@ -79,7 +80,7 @@ def scale_by_step(step_size: StepSize, *, scales: Any = None) -> optax.GradientT
     return optax.GradientTransformation(init, update)
 
 
-def _checked(step_size: Any) -> Any:
+def _checked(step_size: object) -> PyTree:
     if callable(step_size):
         return step_size
     mu = number("step_size", step_size)
@@ -88,7 +89,7 @@ def _checked(step_size: Any) -> Any:
     return mu
 
 
-def _wins(step_size: Any, updates: Any) -> bool:
+def _wins(step_size: object, updates: PyTree) -> bool:
     """Whether the constructor's value overrules the state's: a traced one, or an array outside of any trace.
 
     A concrete array inside a trace would be baked into the program, so there the state's is used.
@@ -98,7 +99,7 @@ def _wins(step_size: Any, updates: Any) -> bool:
     return isinstance(step_size, Tracer) or not any(isinstance(u, Tracer) for u in jax.tree.leaves(updates))
 
 
-def _fitted(scales: Any, params: Any) -> Any:
+def _fitted(scales: PyTree, params: PyTree) -> PyTree:
     """``scales`` as arrays of their own in the leaves' dtypes, checked against the params."""
     fitted, given = [], matched("scales", scales, params)
     for (name, leaf), scale in zip(named_leaves(params), given, strict=True):
@@ -113,7 +114,7 @@ def _fitted(scales: Any, params: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(params), fitted)
 
 
-def _scaled(updates: Any, mu: jax.Array, scales: Any) -> Any:
+def _scaled(updates: PyTree, mu: jax.Array, scales: PyTree) -> PyTree:
     if scales is None:
         return jax.tree.map(lambda u: -mu.astype(u.dtype) * u, updates)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import optax
 
 from dlnjax import stiefel
+from dlnjax._types import PyTree
 from dlnjax.optim._leaves import Axes, map_matrices
 
 
@@ -31,7 +30,7 @@ def project_to_tangent(*, axes: Axes = None) -> optax.GradientTransformation:
        [-0.5  0. ]]
     """
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         return map_matrices(stiefel.project_tangent, axes, "project_to_tangent", params, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -17,6 +17,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from dlnjax._types import PyTree
 from dlnjax.optim._complex import conjugated
 from dlnjax.optim._leaves import Axes, OnStart, need_loss, need_params
 from dlnjax.optim._number import Number, is_known, number, start_of
@@ -50,17 +51,17 @@ class Truncated(NamedTuple):
       inner_steps: how many were taken.
     """
 
-    step: Any
-    curved: Any
+    step: PyTree
+    curved: PyTree
     boundary: jax.Array
     inner_steps: jax.Array
 
 
 def truncated_cg(
-    hessian: Callable[[Any], Any],
-    gradient: Any,
+    hessian: Callable[[PyTree], PyTree],
+    gradient: PyTree,
     radius: jax.Array,
-    project: Callable[[Any], Any],
+    project: Callable[[PyTree], PyTree],
     *,
     max_steps: int,
     kappa: float = 0.1,
@@ -149,27 +150,27 @@ def trust_region(
         raise ValueError(f"accept is {accept}; it must lie in (0, 1/4)")
     space = Product(constrained, retraction, axes)
 
-    def init(params: Any) -> TrustRegionState:
+    def init(params: PyTree) -> TrustRegionState:
         space.check(params, inside(on_start))
         dtype = jax.dtypes.canonicalize_dtype(float)
         first = [(radius, dtype), (0, dtype), (0, bool), (0, jnp.int32)]
         return TrustRegionState(*(start_of(number, params, kind) for number, kind in first))
 
     def update(
-        updates: Any,
-        state: Any,
-        params: Any = None,
+        updates: PyTree,
+        state: PyTree,
+        params: PyTree = None,
         *,
         value: jax.Array | None = None,
         value_fn: Callable[..., jax.Array] | None = None,
         **extra: Any,
-    ) -> tuple[Any, TrustRegionState]:
+    ) -> tuple[PyTree, TrustRegionState]:
         need_params(params, "trust_region")
         value, loss = need_loss("trust_region", value, value_fn, extra)
 
         _, curvature = jax.linearize(jax.grad(loss), params)
 
-        def hessian(tangent: Any) -> Any:
+        def hessian(tangent: PyTree) -> PyTree:
             return space.hessian(params, updates, conjugated(curvature(tangent)), tangent)
 
         gradient = space.project(params, updates)

@@ -16,6 +16,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from dlnjax._types import PyTree
 from dlnjax.optim._leaves import OnStart, need_loss, need_params
 from dlnjax.optim._number import Number, is_known, number, start_of
 from dlnjax.optim._precision import in_float32
@@ -105,7 +106,7 @@ def wolfe_search(
     if not ((not is_known(step_size) or step_size > 0) and max_trials >= 1):
         raise ValueError(f"step_size is {step_size}, max_trials {max_trials}; need > 0 and >= 1")
 
-    def init(params: Any) -> WolfeState:
+    def init(params: PyTree) -> WolfeState:
         space.check(params, on_start)
         dtype = jax.dtypes.canonicalize_dtype(float)
         return WolfeState(
@@ -113,14 +114,14 @@ def wolfe_search(
         )
 
     def update(
-        updates: Any,
-        state: Any,
-        params: Any = None,
+        updates: PyTree,
+        state: PyTree,
+        params: PyTree = None,
         *,
         value: jax.Array | None = None,
         value_fn: Callable[..., jax.Array] | None = None,
         **extra: Any,
-    ) -> tuple[Any, WolfeState]:
+    ) -> tuple[PyTree, WolfeState]:
         need_params(params, "wolfe_search")
         value, loss = need_loss("wolfe_search", value, value_fn, extra)
 
@@ -165,7 +166,7 @@ def _guess(state: WolfeState, slope: jax.Array, step_size: Number, first: str) -
     return jnp.where(before < 0, later, jnp.asarray(step_size, slope.dtype))
 
 
-def _slope(loss: Callable[[Any], jax.Array], params: Any, updates: Any) -> jax.Array:
+def _slope(loss: Callable[[PyTree], jax.Array], params: PyTree, updates: PyTree) -> jax.Array:
     """``phi'(0) = -<grad f, u>``."""
     return -jax.jvp(loss, (params,), (updates,))[1]
 

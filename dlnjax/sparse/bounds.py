@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from dlnjax._types import PyTree
 from dlnjax.sparse.dictionary import Dictionary, Joint, join, matrix
 
 
@@ -84,7 +85,11 @@ def stability(dictionaries: Sequence[Dictionary], sparsities: Sequence[int], noi
 
 
 def predict(
-    dictionary: Dictionary | Joint, slopes: Any, step_size: float, momentum: float = 0.0, weights: Any = None
+    dictionary: Dictionary | Joint,
+    slopes: PyTree,
+    step_size: float,
+    momentum: float = 0.0,
+    weights: PyTree = None,
 ) -> float:
     """The error's factor per layer once the support stands, where the network is affine [derived].
 
@@ -103,8 +108,8 @@ def predict(
 
 
 def identification(
-    dictionary: Dictionary | Joint, code: Any, signal: Any, threshold: float, step_size: float,
-    momentum: Any = 0.0,
+    dictionary: Dictionary | Joint, code: PyTree, signal: PyTree, threshold: float, step_size: float,
+    momentum: PyTree = 0.0,
 ) -> float:  # fmt: skip
     """A layer from which on a soft threshold network that starts at 0 has the signs of its limit x [derived].
 
@@ -146,5 +151,5 @@ def _chain(dictionaries: Sequence[Dictionary], sparsities: Sequence[int]) -> lis
     return chain
 
 
-def _flat(tree: Any) -> np.ndarray:
+def _flat(tree: PyTree) -> np.ndarray:
     return np.asarray(ravel_pytree(tree)[0], np.float64)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ import numpy as np
 from jax.core import Tracer
 
 from dlnjax._linalg import matmul
+from dlnjax._types import PyTree
 from dlnjax.sparse.dictionary import Dictionary, Joint, join, matrix
 
 #: ``(u, tau) -> x``, elementwise. Functions that never fall and never expand are proximal maps of convex penalties
@@ -32,10 +32,10 @@ ACTIVATIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 
 
 def encode(
-    dictionary: Dictionary | Joint, signal: Any, threshold: Any, *, num_layers: int, step_size: Any = None,
-    momentum: Any = 0.0, activation: Any = "soft", weights: Any = None, start: Any = None,
+    dictionary: Dictionary | Joint, signal: PyTree, threshold: PyTree, *, num_layers: int, step_size: PyTree = None,
+    momentum: PyTree = 0.0, activation: PyTree = "soft", weights: PyTree = None, start: PyTree = None,
     history: bool = False,
-) -> Any:  # fmt: skip
+) -> PyTree:  # fmt: skip
     """The code of a signal by a network of ``num_layers`` layers; pure, differentiable, one ``lax.scan``.
 
     With ``soft`` (``relu``) it tends to a minimiser of ``1/2 ||y - D x||^2 + lambda ||x||_1`` (over x >= 0).
@@ -81,8 +81,8 @@ def encode(
 
 
 def pursue(
-    dictionaries: Sequence[Dictionary], signal: jax.Array, thresholds: Sequence[Any], *,
-    step_sizes: Sequence[Any] | None = None, **options: Any,
+    dictionaries: Sequence[Dictionary], signal: jax.Array, thresholds: Sequence[PyTree], *,
+    step_sizes: Sequence[PyTree] | None = None, **options: PyTree,
 ) -> tuple[jax.Array, ...]:  # fmt: skip
     """Codes ``(x_1, ..., x_J)`` layer by layer: each is the next dictionary's signal; ``options`` go to :func:`encode`.
 
@@ -127,7 +127,7 @@ def analytic_weights(dictionary: Dictionary) -> Dictionary:
     return Dictionary(solved.reshape(kernel.shape), dictionary.size, stride)
 
 
-def _per_layer(num_layers: int, dtype: Any, **values: Any) -> tuple[Any, ...]:
+def _per_layer(num_layers: int, dtype: PyTree, **values: PyTree) -> tuple[PyTree, ...]:
     for name, leaf in ((name, leaf) for name, value in values.items() for leaf in jax.tree.leaves(value)):
         if jnp.shape(leaf) not in ((), (num_layers,)):
             raise ValueError(f"{name} has shape {jnp.shape(leaf)}; give a number or ({num_layers},)")
@@ -137,7 +137,7 @@ def _per_layer(num_layers: int, dtype: Any, **values: Any) -> tuple[Any, ...]:
     return jax.tree.map(lambda v: jnp.broadcast_to(jnp.asarray(v, dtype), num_layers), tuple(values.values()))
 
 
-def _check(dictionary: Dictionary | Joint, signal: Any, num_layers: int, activation: Any) -> None:
+def _check(dictionary: Dictionary | Joint, signal: PyTree, num_layers: int, activation: PyTree) -> None:
     if not isinstance(num_layers, int) or num_layers < 1:
         raise ValueError(f"num_layers={num_layers!r}; give a whole number from 1 on")
     if isinstance(activation, str) and activation not in ACTIVATIONS:

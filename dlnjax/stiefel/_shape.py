@@ -11,13 +11,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from inspect import signature
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from dlnjax._linalg import adjoint, matmul
+from dlnjax._types import PyTree
 
 
 def check_matrix(name: str, matrix: jax.Array) -> None:
@@ -53,14 +53,14 @@ def check_pair(point: jax.Array, vector: jax.Array, name: str = "tangent") -> No
         )
 
 
-def widened(function: Callable[..., Any]) -> Callable[..., Any]:
+def widened(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """Compute in float32 what is given in 16 bits, and round every result of a floating dtype once.
 
     The numbers among the arguments stay as they are.
     """
 
     @functools.wraps(function)
-    def wide(*args: Any, **kwargs: Any) -> Any:
+    def wide(*args: PyTree, **kwargs: object) -> PyTree:
         narrow = next((a.dtype for a in args if _is_narrow(a)), None)
         if narrow is None:
             return function(*args, **kwargs)
@@ -70,7 +70,7 @@ def widened(function: Callable[..., Any]) -> Callable[..., Any]:
     return wide
 
 
-def _is_narrow(array: Any) -> bool:
+def _is_narrow(array: object) -> bool:
     dtype = getattr(array, "dtype", None)
     return dtype is not None and jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
 
@@ -92,7 +92,7 @@ def _lifted(
     jitted = widened(jax.jit(function, static_argnames=static))
 
     @functools.wraps(function)
-    def lifted(point: jax.Array, vector: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+    def lifted(point: jax.Array, vector: jax.Array, *args: object, **kwargs: object) -> jax.Array:
         check_pair(point, vector)
         if other_side(point):
             return adjoint(jitted(adjoint(point), adjoint(vector), *args, **kwargs))
@@ -125,7 +125,7 @@ def gram(matrix: jax.Array) -> jax.Array:
     return matmul(matrix, adjoint(matrix))
 
 
-def once(condition: jax.Array, function: Callable[[Any], Any], state: Any) -> Any:
+def once(condition: jax.Array, function: Callable[[PyTree], PyTree], state: PyTree) -> PyTree:
     """``function(state)`` if the scalar condition holds, else ``state``: a loop of at most one turn.
 
     Unlike ``cond`` it stays a branch under vmap, so that the rare case costs nothing while it does not occur.
@@ -135,7 +135,7 @@ def once(condition: jax.Array, function: Callable[[Any], Any], state: Any) -> An
     )[1]
 
 
-def batch_as_axis(function: Callable[..., Any]) -> Callable[..., Any]:
+def batch_as_axis(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """Make vmap add a leading batch axis to every argument instead of batching the loops inside.
 
     ``function`` must accept any leading axes, the same for all arguments (a number that a batch

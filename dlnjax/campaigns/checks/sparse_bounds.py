@@ -8,13 +8,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from itertools import combinations
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dlnjax import sparse
+from dlnjax._types import PyTree
 from dlnjax.campaigns.checks.finding import Finding, Row, row
 
 #: Relative residual below which a support explains a signal, and relative change from which a code is another one.
@@ -196,5 +196,5 @@ def _refit(chosen: Chain, codes: list[np.ndarray], noisy: np.ndarray) -> list[np
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _pursue(chosen: tuple[Any, ...], signal: jax.Array, thresholds: tuple[Any, ...], activation: str):
+def _pursue(chosen: tuple[PyTree, ...], signal: jax.Array, thresholds: tuple[PyTree, ...], activation: str):
     return sparse.pursue(chosen, signal, thresholds, num_layers=_LAYERS, activation=activation)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from dlnjax import sparse
+from dlnjax._types import PyTree
 from dlnjax.campaigns.checks.finding import Finding, Row, row
 from dlnjax.campaigns.checks.sparse_bounds import chain, draw
 
@@ -34,13 +35,13 @@ _FISTA_LAYERS, _FISTA_FLOOR = 40, 1e-7
 class Network(NamedTuple):
     """A dictionary, what is coded, and how."""
 
-    dictionary: Any
-    signal: Any
-    threshold: Any
+    dictionary: PyTree
+    signal: PyTree
+    threshold: PyTree
     step_size: float
-    momentum: Any = 0.0
+    momentum: PyTree = 0.0
     activation: str = "soft"
-    weights: Any = None
+    weights: PyTree = None
 
 
 @functools.partial(jax.jit, static_argnums=(6, 7))
@@ -51,7 +52,7 @@ def _codes(dictionary, signal, threshold, step, momentum, weights, activation, l
     )  # fmt: skip
 
 
-def run(network: Network, layers: int, start: Any = None) -> np.ndarray:
+def run(network: Network, layers: int, start: PyTree = None) -> np.ndarray:
     """Flat codes after every layer."""
     n = network
     codes = _codes(
@@ -173,7 +174,7 @@ def _early(codes: np.ndarray) -> int:
     return int(np.flatnonzero(size > 1e-7 * np.linalg.norm(codes[-1]))[-1]) if size[0] else 0
 
 
-def _bound(network: Network, limit: np.ndarray, momentum: Any) -> float | None:
+def _bound(network: Network, limit: np.ndarray, momentum: PyTree) -> float | None:
     if np.ndim(network.threshold) or isinstance(network.threshold, tuple):
         return None
     step, lam = network.step_size, network.threshold
@@ -216,7 +217,7 @@ def _signal(
     return signal + 0.01 * jnp.asarray(rng.standard_normal(signal.shape))
 
 
-def _plain(rng: np.random.Generator, kind: str | None = None, top: float = 1.9, **options: Any) -> Network:
+def _plain(rng: np.random.Generator, kind: str | None = None, top: float = 1.9, **options: PyTree) -> Network:
     kind = kind or str(rng.choice(["gaussian", "tight", "orthonormal"]))
     shape = {"gaussian": (32, 48), "tight": (24, 36), "orthonormal": (32, 32)}[kind]
     (dictionary,) = chain(rng, [(kind, *shape, 1)])

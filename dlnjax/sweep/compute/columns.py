@@ -73,7 +73,8 @@ def _rates_reached(
 ) -> Rate | None:
     """The rates at the solutions reached; where every solution has the same, those predicted before.
 
-    A run that diverged keeps the prediction at the solution it headed for: its stability threshold is wanted there.
+    A run that diverged keeps the prediction at the solution it headed for: its stability threshold is wanted there. So
+    does an unfinished run of a nonlinear network.
     """
     if not applies(cells[0]):
         return None
@@ -81,7 +82,9 @@ def _rates_reached(
         return settings.predicted
     columns = [np.array(column) for column in settings.predicted]
     factor = columns[Rate._fields.index("factor")]
-    for i in np.flatnonzero((status != Status.DIVERGED) & ~np.isnan(factor)).tolist():
+    # of nonlinear networks theory does not say whether a point is a solution: an unfinished run is not looked at
+    ended = status != Status.DIVERGED if cells[0].activation == "linear" else status == Status.CONVERGED
+    for i in np.flatnonzero(ended & ~np.isnan(factor)).tolist():
         try:
             unit = instances.unit_rate(i, cell_scales(settings.scales, i), result) or NO_RATE
         except ValueError:  # the run ended at no solution: what it heads for, and so its factor, is not known

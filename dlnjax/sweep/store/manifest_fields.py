@@ -7,26 +7,26 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 _CELL = re.compile(r"[0-9a-f]{16}")
 _HASH = re.compile(r"[0-9a-f]{1,64}")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     return isinstance(value, str) and value.isprintable()
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 <= value < 1 << 53
 
 
-def _is_hash(value: Any) -> bool:
+def _is_hash(value: object) -> bool:
     return isinstance(value, str) and bool(_HASH.fullmatch(value))
 
 
-def _is_generation(value: Any) -> bool:
+def _is_generation(value: object) -> bool:
     return (
         isinstance(value, dict)
         and _is_hash(value.get("config_hash"))
@@ -36,12 +36,12 @@ def _is_generation(value: Any) -> bool:
     )
 
 
-def _is_places(value: Any) -> bool:
+def _is_places(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(map(_is_count, value))
 
 
 #: key -> (what it must be, in words; whether it is so)
-_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+_FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "manifest_version": ("a whole number from 1 on", lambda v: _is_count(v) and v >= 1),
     "study": ("a name", _is_text),
     "config_hash": ("a hash", _is_hash),
@@ -67,7 +67,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
 }
 #: As above; added when shards are done, or by versions from some one on.
-_LATER: dict[str, tuple[str, Callable[[Any], bool]]] = {
+_LATER: dict[str, tuple[str, Callable[[object], bool]]] = {
     "config_sha256": ("a hash", _is_hash),
     "git_commit": ("a commit or null", lambda v: v is None or _is_text(v)),
     "devices": ("a list of devices", lambda v: isinstance(v, list) and all(map(_is_text, v))),
