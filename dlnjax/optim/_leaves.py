@@ -99,7 +99,7 @@ def from_matrix(matrix: jax.Array, shape: tuple[int, ...], axes: Any = None) -> 
     )
 
 
-def specs(axes: Axes, tree: PyTree) -> list[MatrixAxes | None]:
+def specs(axes: Axes, tree: PyTree) -> list[PyTree]:
     """One spec per leaf of ``tree``, in leaf order."""
     given: PyTree = axes
     given = given(tree) if is_function(given) else given
