@@ -13,7 +13,7 @@ from dlnjax import network, stiefel
 from dlnjax import train as training
 from dlnjax._linalg import frobenius, skew, transpose, transposed
 from dlnjax._linalg import small_matmul as matmul
-from dlnjax._types import Count, Number, Params, Scales, Trace
+from dlnjax._types import Count, Number, Params, PyTree, Scales, Trace
 from dlnjax.layerwise import chunked, serial
 from dlnjax.problem import ProductLoss
 from dlnjax.reduced import LayerScales, layer_steps
@@ -43,8 +43,8 @@ class Layers(NamedTuple):
     prefix: jax.Array
 
     @property
-    def params(self) -> Params:
-        """``(W_1, run, W_N)``; leading axes of a batch stay."""
+    def params(self) -> PyTree:
+        """``(W_1, run, W_N)``; leading axes of a batch stay, and NumPy's arrays are NumPy's."""
         rank = self.last.shape[-1]
         first = self.first.reshape(*self.first.shape[:-1], rank, -1)
         return first, self.rows.reshape(*self.rows.shape[:-1], rank, rank), self.last
