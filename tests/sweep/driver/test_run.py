@@ -318,14 +318,11 @@ def test_progress_speaks_as_asked(tmp_path):
 
 @pytest.mark.slow
 def test_resume_of_a_large_folder_reads_no_table_of_a_finished_shard(tmp_path, monkeypatch):
-    sweep = standin.Sweep(depths=tuple(range(2, 3002)), seeds=1, size=1)
+    sweep = standin.Sweep(depths=tuple(range(2, 302)), seeds=1, size=1)
     manifest.settle(tmp_path, sweep, standin.planner)
-    (tmp_path / "shards").mkdir()
     shards = standin.planner(sweep, sweep.cells())
-    store.write(tmp_path, shards[0].name, standin.work(sweep, shards[0], None))
-    content = store.path(tmp_path, shards[0].name)
-    for shard in shards[1:-1]:
-        os.link(content, store.path(tmp_path, shard.name))
+    for shard in shards[:-1]:
+        store.write(tmp_path, shard.name, standin.work(sweep, shard, None))
     parsed = []
     for name in ("ParquetFile", "read_schema"):
         real = getattr(pq, name)
@@ -340,4 +337,4 @@ def test_resume_of_a_large_folder_reads_no_table_of_a_finished_shard(tmp_path, m
 
     assert run(sweep, tmp_path, work=work).ran == 1
     assert before == {shards[-1].name: 0}
-    assert len(parsed) == 2999  # afterwards, what the others say of the sweep: no run has added it
+    assert len(parsed) == 299  # afterwards, what the others say of the sweep: no run has added it
