@@ -110,7 +110,9 @@ def test_markdown_and_bytes(folder):
     html = (folder / "report.html").read_bytes()
     path = report.write(folder, "md")
     content = path.read_text()
-    assert content.startswith(r"# Is 1 \< 2 & \<b\>so\</b\> on?" + "\n\n**")  # no markup of the question's own
+    assert content.startswith(
+        r"# Is 1 \< 2 & \<b\>so\</b\> on?" + "\n\n**"
+    )  # no markup of the question's own
     assert "| holds | `fixed`: the factor is flat in depth, N = 2..64 |" in content
     for name in re.findall(r"\]\((figures/\w+\.svg)\)", content):
         assert (folder / name).exists()
