@@ -98,7 +98,10 @@ class Folder:
         self._stored = [0] * shards
         self._events: list[tuple[float, int, str, _Runner]] = []
         self._count, self._busy, self._runners = 0, 0, runners
-        self.now, self.done, self.taken_over, self.computed = 0.0, 0, 0, 0
+        self.now: float = 0.0
+        self.done: int = 0
+        self.taken_over: int = 0
+        self.computed: int = 0
         self.searches: list[float] = []
 
     def run(self) -> Figures:

@@ -57,8 +57,8 @@ class Runner:
     ):
         self.folder: Path = Path(out) / FOLDER
         self.name: str = f"{uuid.uuid4().hex[:12]}"
-        self.lease = lease
-        self.beat = lease / 6 if beat is None else beat
+        self.lease: float = lease
+        self.beat: float = lease / 6 if beat is None else beat
         self._suffix = suffix
         self._turns: dict[str, int] = {}
         self._seen: dict[str, tuple[str, float]] = {}

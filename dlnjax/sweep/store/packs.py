@@ -101,7 +101,7 @@ class Bundle:
     def __init__(self) -> None:
         self.rows: dict[str, int] = {}
         self.said: dict[str, dict[str, str]] = {}
-        self.nbytes = 0
+        self.nbytes: int = 0
         self._tables: list[pa.Table] = []
         self._joined: list[pa.Table] = []
 
